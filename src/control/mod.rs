@@ -1,0 +1,1 @@
+//! Files → checked → Snapshot; reload.

@@ -1,0 +1,1 @@
+//! llama.cpp: models inside this process.

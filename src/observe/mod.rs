@@ -1,0 +1,1 @@
+//! Prometheus families and the log line of each request.

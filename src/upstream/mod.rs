@@ -1,0 +1,1 @@
+//! Large-model APIs over HTTP: connections, keys, time-outs, retries, breaker, dialect.
