@@ -21,6 +21,7 @@
 pub mod account;
 pub mod api;
 pub mod backend;
+pub mod cli;
 pub mod confidence;
 pub mod control;
 pub mod error;

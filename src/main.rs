@@ -1,1 +1,67 @@
-fn main() { }
+//! The program: arguments → configuration → boot → serve → drain.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use weir::account::Record;
+use weir::cli::{Cli, Command, Serve};
+use weir::control::{Checked, Control, Environment, Options};
+use weir::gateway::Gateway;
+use weir::listen::{self, Running};
+use weir::observe::Metrics;
+use weir::{cli, control};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(flags) => serve(&flags).unwrap_or_else(|message| {
+            eprintln!("weir: {message}");
+            ExitCode::FAILURE
+        }),
+        Command::Check { paths } => ExitCode::from(u8::from(!cli::check(&paths))),
+    }
+}
+
+fn serve(flags: &Serve) -> Result<ExitCode, String> {
+    log();
+    let options = flags.options();
+    let checked = control::read(&options).map_err(|problems| lines(&problems))?;
+    for warning in &checked.warnings {
+        tracing::warn!("{warning}");
+    }
+    let config = listen::Config {
+        listen: checked.listen.clone(),
+        admin: checked.admin.clone(),
+        workers: checked.workers,
+        drain: flags.drain(),
+    };
+    listen::serve(&config, Box::pin(boot(options, checked)))
+}
+
+/// Loads models, opens pools, puts the rooms together.
+async fn boot(options: Options, checked: Checked) -> Result<Running, String> {
+    let place = checked.place.clone();
+    let control = Arc::new(Control::open(options, checked).await.map_err(|problems| lines(&problems))?);
+    let names = control.current().names();
+    tracing::info!(configuration = place, models = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "models");
+    let metrics = Arc::new(Metrics::new());
+    let gateway = Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&metrics) as Arc<dyn Record>));
+    Ok(Running { gateway, control, metrics })
+}
+
+fn lines(problems: &[weir::error::Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nweir: ")
+}
+
+/// Logs go to stderr: as text to a terminal, else as JSON; `WEIR_LOG` filters them.
+fn log() {
+    let filter = Environment::default().get("WEIR_LOG").unwrap_or_else(|| "info,pingora_core=warn,llama_cpp_2=warn".to_owned());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        subscriber.init();
+    } else {
+        subscriber.json().flatten_event(true).init();
+    }
+}

@@ -1,1 +1,99 @@
-//! Files → checked → Snapshot; reload.
+//! Files → checked → [`Snapshot`]: the only way a configuration comes to run, at start and on reload.
+//!
+//! [`read`] finds every problem of every file; [`Control::reload`] swaps a whole generation or
+//! nothing. A request reads [`Control::current`] once (in `gateway`), so it never sees a mix.
+//! Called by `main` (start), `listen` (SIGHUP, readiness) and `gateway`.
+
+mod build;
+mod catalogue;
+mod check;
+mod defaults;
+mod engines;
+mod read;
+mod snapshot;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::error::Problem;
+pub use check::{Checked, read};
+pub use snapshot::Snapshot;
+
+/// What the command line says, and the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The configuration file; none: the built-in configuration.
+    pub config: Option<PathBuf>,
+    /// Wins over the file's `listen`.
+    pub listen: Option<String>,
+    /// Wins over the file's `admin`.
+    pub admin: Option<String>,
+    /// Local models, `(name, file)`; they replace those of the file.
+    pub models: Vec<(Option<String>, String)>,
+    /// Where keys and folders are looked up.
+    pub env: Environment,
+}
+
+/// Environment variables: the process's own, or fixed ones for tests.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    fixed: Option<HashMap<String, String>>,
+}
+
+impl Environment {
+    /// Only these variables.
+    pub fn fixed<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let fixed = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Environment { fixed: Some(fixed) }
+    }
+
+    /// A variable that is set and not empty.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn get(&self, name: &str) -> Option<String> {
+        let value = match &self.fixed {
+            Some(fixed) => fixed.get(name).cloned(),
+            None => std::env::var(name).ok(),
+        };
+        value.filter(|value| !value.is_empty())
+    }
+}
+
+/// Holds the current generation and replaces it.
+#[derive(Debug)]
+pub struct Control {
+    options: Options,
+    current: ArcSwap<Snapshot>,
+    reloading: tokio::sync::Mutex<()>,
+}
+
+impl Control {
+    /// Builds the first generation: loads models, opens pools, asks upstreams what must be asked.
+    pub async fn open(options: Options, checked: Checked) -> Result<Control, Vec<Problem>> {
+        let snapshot = build::build(checked, None, 1).await?;
+        Ok(Control { options, current: ArcSwap::from_pointee(snapshot), reloading: tokio::sync::Mutex::new(()) })
+    }
+
+    /// The generation that runs now.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Reads everything again. On any problem the running generation stays, whole, and the
+    /// problems come back. Requests in flight keep the generation they began with. Listening
+    /// addresses and worker counts of a running process do not change. Reloads wait for each other.
+    pub async fn reload(&self) -> Result<u64, Vec<Problem>> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let options = self.options.clone();
+        let checked = tokio::task::spawn_blocking(move || read(&options))
+            .await
+            .map_err(|error| vec![Problem { place: "reload".to_owned(), message: error.to_string() }])??;
+        let before = self.current();
+        let snapshot = build::build(checked, Some(&before), before.generation() + 1).await?;
+        let generation = snapshot.generation();
+        self.current.store(Arc::new(snapshot));
+        Ok(generation)
+    }
+}

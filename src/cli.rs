@@ -1,0 +1,135 @@
+//! The command line: `weir serve | check`.
+//!
+//! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
+//! by `main` only; the one room that prints.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::{self, Environment, Options};
+use crate::error::Problem;
+use crate::policy::Policy;
+
+/// An OpenAI-compatible gateway with small llama.cpp models inside.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the OpenAI API; without a configuration, the obvious.
+    Serve(Serve),
+    /// Check configurations and policies: every problem at once, and the policies' own cases.
+    Check {
+        /// Configuration files, policy files, or folders of them.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+}
+
+/// Flags of `weir serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The configuration file.
+    #[arg(long, env = "WEIR_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where clients connect [default: 127.0.0.1:8080].
+    #[arg(long, env = "WEIR_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Where probes and metrics are served [default: 127.0.0.1:8081].
+    #[arg(long, env = "WEIR_ADMIN", value_name = "ADDR")]
+    pub admin: Option<String>,
+    /// A GGUF file to serve as local/NAME (NAME: the file's, if not given), or a name of the
+    /// catalogue; replaces the file's models. Repeatable.
+    #[arg(long, env = "WEIR_MODEL", value_name = "[NAME=]FILE", value_delimiter = ',')]
+    pub model: Vec<String>,
+    /// How many seconds answers in flight may take after SIGTERM.
+    #[arg(long, env = "WEIR_DRAIN", value_name = "SECONDS", default_value_t = 30)]
+    pub drain: u64,
+}
+
+impl Serve {
+    /// As options for `control`.
+    pub fn options(&self) -> Options {
+        Options {
+            config: self.config.clone(),
+            listen: self.listen.clone(),
+            admin: self.admin.clone(),
+            models: self.model.iter().map(|model| named(model)).collect(),
+            env: Environment::default(),
+        }
+    }
+
+    /// The drain limit.
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain)
+    }
+}
+
+fn named(model: &str) -> (Option<String>, String) {
+    match model.split_once('=') {
+        Some((name, file)) => (Some(name.to_owned()), file.to_owned()),
+        None => (None, model.to_owned()),
+    }
+}
+
+/// Runs `weir check`; returns whether everything is right.
+#[expect(clippy::print_stdout, reason = "the command's output")]
+pub fn check(paths: &[PathBuf]) -> bool {
+    let mut problems = Vec::new();
+    let mut files = Vec::new();
+    for path in paths {
+        collect(path, &mut files, &mut problems);
+    }
+    for file in &files {
+        let found = check_file(file);
+        println!("{} {}", if found.is_empty() { "ok     " } else { "refused" }, file.display());
+        problems.extend(found);
+    }
+    for problem in &problems {
+        println!("{problem}");
+    }
+    println!("{} files, {} problems", files.len(), problems.len());
+    problems.is_empty()
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
+    if path.is_file() {
+        return files.push(path.to_owned());
+    }
+    match fs::read_dir(path) {
+        Ok(entries) => {
+            let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "toml")).collect();
+            found.sort();
+            files.append(&mut found);
+        }
+        Err(error) => problems.push(Problem { place: path.display().to_string(), message: format!("cannot read: {error}") }),
+    }
+}
+
+/// A file with `[[rule]]` is a policy, one with nothing but `[[price]]` a price list, else it is a
+/// configuration.
+fn check_file(file: &Path) -> Vec<Problem> {
+    let place = file.display().to_string();
+    let source = match fs::read_to_string(file) {
+        Ok(source) => source,
+        Err(error) => return vec![Problem { place, message: format!("cannot read: {error}") }],
+    };
+    let starts = |table: &str| source.lines().any(|line| line.trim_start().starts_with(table));
+    if starts("[[rule]]") {
+        return Policy::check_file(&place, &source, fs::read_to_string(file.with_extension("cases.jsonl")).ok().as_deref());
+    }
+    if starts("[[price]]") && !starts("[[model]]") && !starts("[[upstream]]") {
+        return control::check_prices(&place, &source);
+    }
+    let options = Options { config: Some(file.to_owned()), ..Options::default() };
+    control::read(&options).err().unwrap_or_default()
+}

@@ -1,0 +1,112 @@
+//! Checked → running: engines, pools and routes of one generation.
+//!
+//! What did not change is carried over from the generation before: an unchanged upstream keeps
+//! its connections, budgets and breaker, an unchanged model its engine and cache.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::check::{Checked, CheckedUpstream, DISCOVERY_TIMEOUT};
+use super::engines::Engines;
+use super::snapshot::{Routes, Snapshot};
+use crate::backend::Backend;
+use crate::error::Problem;
+use crate::execute::Backends;
+use crate::policy::{Names, Policy};
+use crate::request::ModelId;
+use crate::upstream::Upstream;
+
+/// A threshold on the smallest log-probability for the built-in cascade: about half of a 0.5B
+/// model's answers to mixed short tasks pass it.
+const BUILTIN_MIN_LOGPROB: f64 = -0.7;
+
+/// Builds a generation; nothing of it is used when any part fails.
+pub(super) async fn build(mut checked: Checked, previous: Option<&Snapshot>, generation: u64) -> Result<Snapshot, Vec<Problem>> {
+    let upstreams = open_upstreams(&checked, previous)?;
+    for one in &mut checked.upstreams {
+        discover(one, &upstreams).await;
+    }
+    let engines = Engines::open(&checked.models, checked.engine_threads, previous.map(|snapshot| &snapshot.engines))
+        .await
+        .map_err(|problems| problems.into_iter().map(|message| Problem { place: checked.place.clone(), message }).collect::<Vec<_>>())?;
+    let backends = wire_backends(&checked, &engines, &upstreams);
+    let names = checked.names();
+    let mut virtuals: HashMap<String, Arc<Policy>> =
+        std::mem::take(&mut checked.virtuals).into_iter().map(|(name, policy)| (name, Arc::new(policy))).collect();
+    if checked.builtin_auto
+        && let Some(policy) = builtin_auto(&checked, &engines, &names)?
+    {
+        virtuals.insert("auto".to_owned(), Arc::new(policy));
+    }
+    Ok(Snapshot {
+        generation,
+        limits: checked.limits,
+        keys: checked.keys,
+        prices: Arc::new(checked.prices),
+        backends: Arc::new(backends),
+        routes: Routes::new(virtuals, names),
+        upstreams,
+        engines,
+    })
+}
+
+fn open_upstreams(checked: &Checked, previous: Option<&Snapshot>) -> Result<HashMap<String, Arc<Upstream>>, Vec<Problem>> {
+    let mut upstreams = HashMap::new();
+    for one in &checked.upstreams {
+        let name = &one.config.name;
+        let known = previous.and_then(|snapshot| snapshot.upstreams.get(name)).filter(|known| *known.config() == one.config);
+        let upstream = match known {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(Upstream::new(one.config.clone()).map_err(|error| {
+                vec![Problem { place: checked.place.clone(), message: format!("upstream \"{name}\": {error}") }]
+            })?),
+        };
+        upstreams.insert(name.clone(), upstream);
+    }
+    Ok(upstreams)
+}
+
+/// Asks an upstream without a named model for the only one it lists.
+async fn discover(one: &mut CheckedUpstream, upstreams: &HashMap<String, Arc<Upstream>>) {
+    let (Some(default), Some(upstream)) = (one.discover.take(), upstreams.get(&one.config.name)) else { return };
+    let listed = tokio::time::timeout(DISCOVERY_TIMEOUT, upstream.probe()).await;
+    let model = match listed {
+        Ok(Ok(models)) if models.len() == 1 => models.into_iter().next().unwrap_or(default),
+        _ => default,
+    };
+    tracing::info!(upstream = one.config.name, model, "large model of the upstream");
+    one.listed.push(model);
+}
+
+fn wire_backends(checked: &Checked, engines: &Engines, upstreams: &HashMap<String, Arc<Upstream>>) -> Backends {
+    let mut backends = Backends::default();
+    for model in &checked.models {
+        if let Some(backend) = engines.backend(&model.id) {
+            backends.models.insert(model.id.clone(), backend);
+        }
+    }
+    for one in &checked.upstreams {
+        let Some(upstream) = upstreams.get(&one.config.name) else { continue };
+        let backend: Arc<dyn Backend> = Arc::clone(upstream) as Arc<dyn Backend>;
+        for model in &one.listed {
+            backends.models.insert(ModelId::new(format!("{}/{model}", one.config.name)), Arc::clone(&backend));
+        }
+        if one.any {
+            backends.wildcards.insert(one.config.name.clone(), backend);
+        }
+    }
+    backends
+}
+
+/// The policy of `auto` when no file gives one: cascade from the first local chat model to the
+/// first listed upstream model, or whichever of the two there is.
+fn builtin_auto(checked: &Checked, engines: &Engines, names: &Names) -> Result<Option<Policy>, Vec<Problem>> {
+    let local = checked.models.iter().map(|model| &model.id).find(|id| engines.chats(id));
+    let upstream = checked.upstreams.iter().find_map(|one| one.listed.first().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
+    match (local, upstream) {
+        (Some(local), Some(upstream)) => Policy::builtin_cascade(local, &upstream, BUILTIN_MIN_LOGPROB, names).map(Some),
+        (Some(local), None) => Ok(Some(Policy::direct(local))),
+        (None, Some(upstream)) => Ok(Some(Policy::direct(&upstream))),
+        (None, None) => Ok(None),
+    }
+}

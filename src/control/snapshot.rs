@@ -1,0 +1,130 @@
+//! One generation of everything that must agree: routes, policies, prices, keys, backends.
+//!
+//! Immutable; a request takes it once and keeps it to its last byte.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::engines::Engines;
+use crate::account::{Keys, Prices};
+use crate::api::Limits;
+use crate::backend::Status;
+use crate::error::{Error, Kind, Origin, Result};
+use crate::execute::Backends;
+use crate::policy::{Facts, Names, Policy};
+use crate::request::{ModelId, Request};
+use crate::upstream::Upstream;
+
+/// One generation of the configuration, running.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(super) generation: u64,
+    pub(super) limits: Limits,
+    pub(super) keys: Keys,
+    pub(super) prices: Arc<Prices>,
+    pub(super) backends: Arc<Backends>,
+    pub(super) routes: Routes,
+    pub(super) upstreams: HashMap<String, Arc<Upstream>>,
+    pub(super) engines: Engines,
+}
+
+impl Snapshot {
+    /// Counts the configurations that have run in this process, from 1.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What bounds a request.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The tenants' keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The price table.
+    pub fn prices(&self) -> &Arc<Prices> {
+        &self.prices
+    }
+
+    /// Every backend by model name.
+    pub fn backends(&self) -> &Arc<Backends> {
+        &self.backends
+    }
+
+    /// The policy that decides for a model name: a virtual model's own, or the built-in one-rule
+    /// policy of a plain name. Unknown: 404 `model_not_found` with the candidates.
+    pub fn route(&self, model: &str) -> Result<Arc<Policy>> {
+        self.routes.find(model)
+    }
+
+    /// Every name that a client may ask for, virtual ones first.
+    pub fn names(&self) -> Vec<ModelId> {
+        self.routes.names()
+    }
+
+    /// How each backend is now, by full model name; wildcard upstreams as `NAME/*`.
+    pub fn statuses(&self) -> Vec<(ModelId, Status)> {
+        let listed = self.backends.models.iter().map(|(id, backend)| (id.clone(), backend.status()));
+        let wild = self.backends.wildcards.iter().map(|(name, backend)| (ModelId::new(format!("{name}/*")), backend.status()));
+        listed.chain(wild).collect()
+    }
+
+    /// The live state that a decision may depend on; empty for a policy that has no conditions.
+    pub fn facts(&self, policy: &Policy, _request: &Request) -> Facts {
+        if !policy.reads_facts() {
+            return Facts::default();
+        }
+        Facts { models: self.statuses(), budget_left_usd: None }
+    }
+}
+
+/// Model name → policy.
+#[derive(Debug)]
+pub(super) struct Routes {
+    policies: HashMap<String, Arc<Policy>>,
+    virtuals: Vec<ModelId>,
+    known: Names,
+}
+
+impl Routes {
+    /// Virtual names win over short names; full names always stand for themselves.
+    pub(super) fn new(virtuals: HashMap<String, Arc<Policy>>, known: Names) -> Self {
+        let mut policies: HashMap<String, Arc<Policy>> = HashMap::new();
+        for (bare, model) in &known.short {
+            policies.insert(bare.clone(), Arc::new(Policy::direct(model)));
+        }
+        for model in &known.models {
+            policies.insert(model.as_str().to_owned(), Arc::new(Policy::direct(model)));
+        }
+        let mut names: Vec<ModelId> = virtuals.keys().map(|name| ModelId::new(name.as_str())).collect();
+        names.sort();
+        policies.extend(virtuals);
+        Routes { policies, virtuals: names, known }
+    }
+
+    fn find(&self, model: &str) -> Result<Arc<Policy>> {
+        if let Some(policy) = self.policies.get(model) {
+            return Ok(Arc::clone(policy));
+        }
+        let wild = model.split_once('/').filter(|(upstream, rest)| self.known.wildcards.contains(*upstream) && !rest.is_empty());
+        match wild {
+            Some(_) => Ok(Arc::new(Policy::direct(&ModelId::new(model)))),
+            None => Err(self.unknown(model)),
+        }
+    }
+
+    fn unknown(&self, model: &str) -> Error {
+        let shown: String = model.chars().take(100).collect();
+        let mut known: Vec<String> = self.names().iter().map(ToString::to_string).collect();
+        known.extend(self.known.wildcards.iter().map(|upstream| format!("{upstream}/…")));
+        let message = format!("the model \"{shown}\" does not exist here; known: {}", known.join(", "));
+        Error::new(Kind::NotFound, Origin::Client, message).code("model_not_found").param("model")
+    }
+
+    fn names(&self) -> Vec<ModelId> {
+        self.virtuals.iter().chain(&self.known.models).cloned().collect()
+    }
+}

@@ -1,0 +1,44 @@
+//! The second port: `/livez`, `/readyz`, `/metrics`. For the operator, never for clients.
+//!
+//! It listens from the start of the process, so that probes see loading and draining too.
+
+use std::convert::Infallible;
+
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+
+use super::state::State;
+use bytes::Bytes;
+
+/// Answers one request of the admin port.
+pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path();
+    if request.method() != http::Method::GET && request.method() != http::Method::HEAD {
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "want GET\n".to_owned()));
+    }
+    Ok(match path {
+        "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" => match state.unready() {
+            None => text(StatusCode::OK, "ok\n".to_owned()),
+            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        },
+        "/metrics" => metrics(state),
+        _ => text(StatusCode::NOT_FOUND, format!("no page {path}; known: /livez /readyz /metrics\n")),
+    })
+}
+
+fn metrics(state: &State) -> Response<Full<Bytes>> {
+    let Some(running) = state.running() else { return text(StatusCode::OK, String::new()) };
+    let snapshot = running.control.current();
+    let page = running.metrics.render(&snapshot.statuses(), snapshot.generation());
+    let mut response = text(StatusCode::OK, page);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,59 @@
+//! What the process is doing: starting, serving, draining. Read by the admin port's probes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::control::Control;
+use crate::gateway::Gateway;
+use crate::observe::Metrics;
+
+/// What `boot` hands over once models are warm and pools are built.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Answers requests.
+    pub gateway: Arc<Gateway>,
+    /// Holds the configuration.
+    pub control: Arc<Control>,
+    /// Holds the metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The process's state; set by `listen`, read by probes.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    running: OnceLock<Running>,
+    bound: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl State {
+    pub(super) fn started(&self, running: Running) {
+        // A second start does not happen; were it to, the first would stand.
+        let _ = self.running.set(running);
+    }
+
+    pub(super) fn running(&self) -> Option<&Running> {
+        self.running.get()
+    }
+
+    pub(super) fn bound(&self) {
+        self.bound.store(true, Ordering::Release);
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Why new requests should go elsewhere; `None`: they are welcome.
+    pub(super) fn unready(&self) -> Option<&'static str> {
+        if self.draining.load(Ordering::Acquire) {
+            Some("draining")
+        } else if self.running.get().is_none() {
+            Some("starting: models and upstreams are being prepared")
+        } else if !self.bound.load(Ordering::Acquire) {
+            Some("starting: the data port is not open yet")
+        } else {
+            None
+        }
+    }
+}
