@@ -1,0 +1,62 @@
+# make run      serves on 127.0.0.1:8080, from nothing
+# make test     everything that must hold
+# make help     the rest
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local eval \
+        models deps deps-bench
+
+target := $(or $(CARGO_TARGET_DIR),target)
+weir := $(target)/release/weir
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+run: deps  ## fetch the models, build, serve on 127.0.0.1:8080 with the demo upstream beside it
+	@scripts/run.sh
+
+demo-upstream: build  ## only the demo upstream: the large model on 127.0.0.1:8090
+	@python3 models/fetch.py qwen2.5-coder-1.5b-instruct
+	@exec $(weir) serve --config config/demo-upstream.toml
+
+build: deps  ## target/release/weir
+	cargo build --release --locked
+
+test: deps  ## fetch the test models, build, run all tests
+	@scripts/test.sh
+
+test-foreign: deps  ## against a foreign server (compiles llama.cpp once more)
+	@scripts/test-foreign.sh
+
+check: deps check-scripts  ## formatting, lints, docs, scripts; licences where cargo-deny is installed
+	cargo fmt --check
+	cargo clippy --release --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; fi
+
+check-scripts:
+	python3 -m unittest discover -s tests/scripts
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
+
+bench: deps  ## the pure rooms: parse, decide, SSE
+	cargo bench --locked
+
+bench-overhead: deps-bench build  ## pass-through against nginx and against the upstream directly
+	python3 benches/load/overhead.py --weir $(weir)
+
+bench-local: deps build  ## tokens per second and time to first token against the bare decode loop
+	python3 models/fetch.py smollm2-135m-instruct qwen2.5-coder-0.5b-instruct
+	python3 benches/load/local.py --weir $(weir)
+
+eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
+	python3 models/fetch.py
+	$(weir) eval $(if $(N),--rows $(N))
+
+models: deps  ## every model of the catalogue into the cache folder
+	@python3 models/fetch.py --all
+
+deps:
+	@scripts/deps.sh
+
+deps-bench:
+	@scripts/deps.sh bench
