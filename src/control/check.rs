@@ -17,7 +17,7 @@ use crate::api::Limits;
 use crate::error::Problem;
 use crate::policy::{Names, Policy};
 use crate::request::{ModelId, Secret, TenantId};
-use crate::upstream::{self, ApiKey};
+use crate::upstream::{self, ApiKey, Models};
 
 /// A configuration in which everything fits, ready to be built.
 #[derive(Debug)]
@@ -252,13 +252,15 @@ impl<'a> Checker<'a> {
                 Err(message) => self.problems.push(upstream.problem(format!("upstream \"{name}\": endpoint \"{endpoint}\": {message}"))),
             }
         }
-        let mut config = upstream::Config::new(name.clone(), endpoints, api_key);
+        let mut config = upstream::Config::new(name.clone(), endpoints);
+        config.api_key = api_key;
         config.connect_timeout = raw.connect_timeout.unwrap_or(config.connect_timeout);
         config.first_byte_timeout = raw.first_byte_timeout.unwrap_or(config.first_byte_timeout);
         config.idle_timeout = raw.idle_timeout.unwrap_or(config.idle_timeout);
         config.retries = raw.retries.unwrap_or(config.retries);
         let listed: Vec<String> = raw.models.iter().filter(|model| *model != "*").cloned().collect();
         let any = listed.len() < raw.models.len();
+        config.models = if any { Models::Any } else { Models::Listed(listed.clone()) };
         self.checked.upstreams.push(CheckedUpstream { config, listed, any, discover: None });
     }
 
@@ -273,7 +275,7 @@ impl<'a> Checker<'a> {
             Ok(None) => Err("api_key: want one of { env = \"NAME\" }, { file = \"PATH\" }, { client = true }".to_owned()),
             Err(reason) => {
                 self.checked.warnings.push(format!("upstream \"{upstream}\" is unavailable: {reason}"));
-                Ok(ApiKey::Missing(reason))
+                Ok(ApiKey::Missing { reason })
             }
         }
     }

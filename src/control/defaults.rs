@@ -47,7 +47,7 @@ fn openai(checker: &mut Checker<'_>) {
     let key = RawKey { env: Some("OPENAI_API_KEY".to_owned()), file: None, client: None };
     let Ok(api_key) = checker.api_key("openai", Some(&key)) else { return };
     checker.checked.upstreams.push(CheckedUpstream {
-        config: upstream::Config::new("openai".to_owned(), vec![endpoint], api_key),
+        config: upstream::Config { api_key, ..upstream::Config::new("openai", vec![endpoint]) },
         discover: named.is_none().then(|| OPENAI_MODEL.to_owned()),
         listed: named.into_iter().collect(),
         any: true,
