@@ -144,6 +144,24 @@ pub fn is_finish(chunk: &[u8]) -> bool {
         .is_ok_and(|chunk| chunk.choices.iter().any(|choice| choice.finish_reason.is_some()))
 }
 
+/// A whole answer as the one chunk of a stream that says the same, for a server that answers
+/// whole though a stream was asked for. `None` where it is no such answer.
+pub fn chunk_of(answer: &[u8]) -> Option<Bytes> {
+    let mut whole: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    if whole.get("object").is_some_and(|object| object == "chat.completion") {
+        whole["object"] = "chat.completion.chunk".into();
+    }
+    for choice in whole.get_mut("choices")?.as_array_mut()? {
+        let Some(mut delta) = choice.as_object_mut()?.remove("message") else { continue };
+        let calls = delta.get_mut("tool_calls").and_then(serde_json::Value::as_array_mut);
+        for (index, call) in calls.into_iter().flatten().enumerate() {
+            call.as_object_mut()?.insert("index".to_owned(), index.into());
+        }
+        choice["delta"] = delta;
+    }
+    serde_json::to_vec(&whole).ok().map(Bytes::from)
+}
+
 /// The ids of a list of models; fails where it is none.
 pub fn parse_models(body: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     #[derive(Deserialize)]

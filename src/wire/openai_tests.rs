@@ -166,3 +166,17 @@ fn a_list_of_models_is_read() {
     assert_eq!(ids, ["a", "org/b"]);
     assert!(parse_models(br#"{"error":"x"}"#).is_err());
 }
+
+#[test]
+fn a_whole_answer_becomes_one_chunk_that_says_the_same() {
+    let answer = br#"{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"c"}]},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1}}"#;
+    let chunk: serde_json::Value = serde_json::from_slice(&chunk_of(answer).unwrap()).unwrap();
+    assert_eq!(chunk["object"], "chat.completion.chunk");
+    assert_eq!(chunk["choices"][0]["delta"]["tool_calls"][0], serde_json::json!({"id": "c", "index": 0}));
+    assert_eq!(chunk["choices"][0]["finish_reason"], "tool_calls");
+    assert_eq!(chunk["choices"][0].get("message"), None);
+    assert_eq!(chunk["usage"]["prompt_tokens"], 1);
+    let text = chunk_of(br#"{"object":"text_completion","choices":[{"text":"t","finish_reason":"stop"}]}"#).unwrap();
+    assert_eq!(text, r#"{"object":"text_completion","choices":[{"text":"t","finish_reason":"stop"}]}"#);
+    assert_eq!(chunk_of(b"{}"), None);
+}
