@@ -1,0 +1,184 @@
+//! The addresses of an upstream: what is prepared once for each, which one is asked next, and
+//! how many calls each carries. `call` chooses through [`Endpoints`] and holds a [`Visit`] for as
+//! long as the call lasts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Uri};
+use tokio::time::Instant;
+
+use super::breaker::Breaker;
+use super::config::Config;
+use super::dial::{Dial, Http};
+use crate::backend::Breaker as State;
+use crate::error::{Error, Kind, Origin, Result};
+use crate::request::Ask;
+
+/// More addresses than this are refused.
+const MOST: usize = 64;
+
+/// One address.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) http: Http,
+    /// `Host`, where it is known to be needed.
+    pub(super) host: Option<HeaderValue>,
+    pub(super) models: Uri,
+    chat: Uri,
+    text: Uri,
+    embed: Uri,
+    breaker: Breaker,
+    busy: AtomicU32,
+}
+
+impl Endpoint {
+    fn build(address: &Uri, config: &Config, dial: &Dial) -> Result<Self> {
+        let scheme = address.scheme().filter(|scheme| **scheme == Scheme::HTTP || **scheme == Scheme::HTTPS);
+        let (Some(scheme), Some(authority)) = (scheme, address.authority()) else {
+            return Err(wrong(config, &format!("endpoint \"{address}\" is no http:// or https:// address")));
+        };
+        if authority.as_str().contains('@') || address.query().is_some() {
+            return Err(wrong(config, "an endpoint must have neither credentials nor a query; use `api_key`"));
+        }
+        let plain = *scheme == Scheme::HTTP;
+        let base = address.path().trim_end_matches('/');
+        let path = |rest: &str| {
+            let mut parts = address.clone().into_parts();
+            parts.path_and_query = PathAndQuery::try_from(format!("{base}{rest}")).ok();
+            Uri::from_parts(parts).map_err(|error| wrong(config, &format!("endpoint \"{address}\": {error}")))
+        };
+        Ok(Endpoint {
+            http: dial.client(plain && config.h2c),
+            host: HeaderValue::from_str(authority.as_str()).ok().filter(|_| plain && !config.h2c),
+            models: path("/models")?,
+            chat: path("/chat/completions")?,
+            text: path("/completions")?,
+            embed: path("/embeddings")?,
+            breaker: Breaker::new(config.breaker_failures, config.breaker_cool_down, Instant::now()),
+            busy: AtomicU32::new(0),
+        })
+    }
+
+    /// Where a request of this sort goes.
+    pub(super) fn uri(&self, ask: &Ask) -> &Uri {
+        match ask {
+            Ask::Chat(_) => &self.chat,
+            Ask::Text(_) => &self.text,
+            Ask::Embed(_) => &self.embed,
+        }
+    }
+}
+
+fn wrong(config: &Config, what: &str) -> Error {
+    Error::new(Kind::Invalid, Origin::Gateway, format!("upstream \"{}\": {what}", config.name))
+}
+
+/// All addresses of an upstream.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    list: Vec<Arc<Endpoint>>,
+    turn: AtomicUsize,
+}
+
+impl Endpoints {
+    /// Prepares them; an address that cannot be one is an error.
+    pub(super) fn build(config: &Config) -> Result<Self> {
+        if config.endpoints.is_empty() || config.endpoints.len() > MOST {
+            let count = config.endpoints.len();
+            return Err(wrong(config, &format!("{count} endpoints; there must be 1 to {MOST}")));
+        }
+        let dial = Dial::new(config.connect_timeout);
+        let built = config.endpoints.iter().map(|address| Endpoint::build(address, config, &dial).map(Arc::new));
+        Ok(Endpoints { list: built.collect::<Result<_>>()?, turn: AtomicUsize::new(0) })
+    }
+
+    /// Every address, in the configured order.
+    pub(super) fn list(&self) -> &[Arc<Endpoint>] {
+        &self.list
+    }
+
+    /// Takes an address whose breaker admits a call: one not in `tried` rather than one that is,
+    /// then the least busy, in turn where equal. `None`: every breaker is open.
+    pub(super) fn choose(&self, tried: &mut Tried) -> Option<Visit> {
+        let now = Instant::now();
+        let count = self.list.len();
+        let turn = if count > 1 { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        loop {
+            let admitting = (0..count).map(|step| turn.wrapping_add(step) % count).filter(|at| self.list[*at].breaker.would_admit(now));
+            let best = admitting.min_by_key(|at| (tried.has(*at), self.list[*at].busy.load(Ordering::Relaxed)))?;
+            // Another call may have taken the trial meanwhile; then this address does not admit any more.
+            if let Some(trial) = self.list[best].breaker.admit(now) {
+                tried.add(best);
+                return Some(Visit::new(Arc::clone(&self.list[best]), trial));
+            }
+        }
+    }
+
+    /// Closed if calls flow to any address, else half-open if any may be tried.
+    pub(super) fn breaker(&self) -> State {
+        let now = Instant::now();
+        let states = self.list.iter().map(|endpoint| endpoint.breaker.state(now));
+        states.min_by_key(|state| match state {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
+        }).unwrap_or_default()
+    }
+
+    /// Calls being answered.
+    pub(super) fn busy(&self) -> u32 {
+        self.list.iter().map(|endpoint| endpoint.busy.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// Which addresses one call has tried.
+#[derive(Debug, Default)]
+pub(super) struct Tried(u64);
+
+impl Tried {
+    fn add(&mut self, at: usize) {
+        self.0 |= 1 << at;
+    }
+
+    fn has(&self, at: usize) -> bool {
+        self.0 & (1 << at) != 0
+    }
+
+    /// How many.
+    pub(super) fn count(&self) -> usize {
+        self.0.count_ones() as usize
+    }
+}
+
+/// One try at one address, until its answer has ended or is dropped.
+#[derive(Debug)]
+pub(super) struct Visit {
+    pub(super) endpoint: Arc<Endpoint>,
+    trial: bool,
+}
+
+impl Visit {
+    fn new(endpoint: Arc<Endpoint>, trial: bool) -> Self {
+        endpoint.busy.fetch_add(1, Ordering::Relaxed);
+        Visit { endpoint, trial }
+    }
+
+    /// The endpoint works.
+    pub(super) fn succeed(&mut self) {
+        self.endpoint.breaker.succeed(std::mem::take(&mut self.trial));
+    }
+
+    /// The endpoint does not work.
+    pub(super) fn fail(&mut self) {
+        self.endpoint.breaker.fail(std::mem::take(&mut self.trial), Instant::now());
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.endpoint.breaker.abandon(self.trial);
+        self.endpoint.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}

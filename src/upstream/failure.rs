@@ -1,0 +1,157 @@
+//! What went wrong with one try, as an error for the client and as advice for `call`: whether
+//! and when to try again, and whether the endpoint is to blame.
+//!
+//! An upstream's own error answer is kept whole and passed through; keys are in none of this.
+
+use std::error::Error as _;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, StatusCode};
+use hyper_util::client::legacy;
+
+use super::retry::asked_wait;
+use crate::error::{Error, Kind, Origin, Passed, Retry};
+use crate::wire::openai::ErrorBody;
+
+/// Longest text of an upstream that is put into a message, bytes.
+const LONGEST_TEXT: usize = 512;
+
+/// Whether the same upstream may be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// It would answer the same.
+    Never,
+    /// A pooled connection turned out to be closed: at once.
+    AtOnce,
+    /// After a back-off, or as long as it asked to wait.
+    Later(Option<Duration>),
+}
+
+/// A failed try.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) again: Again,
+    /// Whether the endpoint's breaker counts it.
+    pub(super) blame: bool,
+}
+
+/// What one try gave.
+pub(super) type Outcome<T> = Result<T, Failure>;
+
+impl Failure {
+    /// The endpoint broke the protocol or off; another try may help.
+    pub(super) fn broken(upstream: &str, what: &str) -> Self {
+        let error = unavailable(upstream, what);
+        Failure { error, again: Again::Later(None), blame: true }
+    }
+
+    /// The endpoint was silent for `limit`. Not tried again here: the client has waited enough.
+    pub(super) fn silent(upstream: &str, limit: Duration) -> Self {
+        Failure { error: silent(upstream, limit), again: Again::Never, blame: true }
+    }
+
+    /// No answer's head came.
+    pub(super) fn transport(upstream: &str, cause: &legacy::Error) -> Self {
+        let root = root(cause);
+        if cause.is_connect() {
+            return Failure::broken(upstream, &format!("cannot connect: {root}"));
+        }
+        let closed = find::<hyper::Error>(cause).is_some_and(|error| error.is_incomplete_message() || error.is_canceled());
+        let reset = find::<std::io::Error>(cause).is_some();
+        let again = if closed || reset { Again::AtOnce } else { Again::Later(None) };
+        Failure { error: unavailable(upstream, &format!("connection lost: {root}")), again, blame: true }
+    }
+
+    /// An answer with a status other than 2xx.
+    pub(super) fn status(upstream: &str, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
+        let told = ErrorBody::parse(&body);
+        let quota_spent = told.as_ref().is_some_and(|told| told.code.as_deref() == Some("insufficient_quota"));
+        let asked = asked_wait(headers, SystemTime::now());
+        let (kind, retry) = match status.as_u16() {
+            401 => (Kind::Unauthenticated, Retry::Elsewhere),
+            403 => (Kind::Forbidden, Retry::Elsewhere),
+            404 => (Kind::NotFound, Retry::Elsewhere),
+            413 => (Kind::TooLarge, Retry::Never),
+            408 | 504 => (Kind::Timeout, Retry::Elsewhere),
+            429 => (Kind::RateLimited, asked.map_or(Retry::Elsewhere, Retry::After)),
+            409 => (Kind::Unavailable, Retry::Elsewhere),
+            400..=499 => (Kind::Invalid, Retry::Never),
+            _ => (Kind::Unavailable, asked.map_or(Retry::Elsewhere, Retry::After)),
+        };
+        let transient = matches!(status.as_u16(), 408 | 409 | 429 | 500 | 502 | 503 | 504 | 529) && !quota_spent;
+        let text = told.as_ref().map_or_else(|| format!("status {status}"), |told| told.message.clone());
+        let mut error = Error::new(kind, Origin::Upstream, format!("upstream \"{upstream}\": {}", short(&text))).retry(retry);
+        if let Some(param) = told.and_then(|told| told.param) {
+            error = error.param(param);
+        }
+        if status.is_client_error() || status.is_server_error() {
+            error = error.passed(Passed { status, headers: passed_headers(headers, true), body });
+        }
+        let again = if transient { Again::Later(asked) } else { Again::Never };
+        Failure { error, again, blame: status.is_server_error() }
+    }
+
+    /// A 200 that carries an error instead of an answer.
+    pub(super) fn told(upstream: &str, body: &[u8]) -> Self {
+        Failure { error: told(upstream, body), again: Again::Never, blame: false }
+    }
+}
+
+/// `upstream "x": WHAT`, to be answered elsewhere.
+pub(super) fn unavailable(upstream: &str, what: &str) -> Error {
+    Error::new(Kind::Unavailable, Origin::Upstream, format!("upstream \"{upstream}\": {what}")).retry(Retry::Elsewhere)
+}
+
+/// The upstream was silent for `limit`.
+pub(super) fn silent(upstream: &str, limit: Duration) -> Error {
+    let message = format!("upstream \"{upstream}\": nothing came for {limit:?}");
+    Error::new(Kind::Timeout, Origin::Upstream, message).retry(Retry::Elsewhere)
+}
+
+/// The error that an error event or an error body in a 200 tells.
+pub(super) fn told(upstream: &str, body: &[u8]) -> Error {
+    let text = ErrorBody::parse(body).map_or_else(|| String::from_utf8_lossy(body).into_owned(), |told| told.message);
+    unavailable(upstream, short(&text))
+}
+
+/// The headers of an upstream that a client may see.
+pub(super) fn passed_headers(headers: &HeaderMap, of_error: bool) -> HeaderMap {
+    let shown = |name: &HeaderName| {
+        let text = name.as_str();
+        let of_errors = name == CONTENT_TYPE || text.starts_with("retry-after");
+        text.starts_with("x-ratelimit-") || text.starts_with("openai-") || (of_error && of_errors)
+    };
+    let mut passed = HeaderMap::new();
+    for (name, value) in headers.iter().filter(|(name, _)| shown(name)) {
+        passed.append(name.clone(), value.clone());
+    }
+    passed
+}
+
+/// The beginning of a text, cut between characters.
+fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_TEXT)]
+}
+
+/// The first error behind everything.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+fn find<T: std::error::Error + 'static>(error: &legacy::Error) -> Option<&T> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(found) = cause.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = cause.source();
+    }
+    None
+}
