@@ -1,1 +1,8 @@
-//! The bytes of each dialect, both ways. Pure.
+//! The bytes of each dialect, both ways. Pure: bytes in, values out, and back.
+//!
+//! One file per dialect, each with parsing and rendering side by side, and [`sse`], the framing
+//! they share. `api` uses them towards clients, `upstream` towards large-model APIs; nothing here
+//! knows of sockets, clocks or other rooms than `error` and `request`.
+
+pub mod openai;
+pub mod sse;
