@@ -128,6 +128,8 @@ pub struct Detail {
     pub status: Option<StatusCode>,
     /// An upstream's own error, to be passed through.
     pub passed: Option<Passed>,
+    /// The methods that the path knows, for the `allow` header of a 405.
+    pub allow: Option<&'static str>,
 }
 
 /// A result whose error is an [`Error`].
@@ -145,6 +147,7 @@ impl Error {
             message: message.into(),
             status: None,
             passed: None,
+            allow: None,
         }))
     }
 
@@ -183,6 +186,13 @@ impl Error {
     #[must_use]
     pub fn status(mut self, status: StatusCode) -> Self {
         self.0.status = Some(status);
+        self
+    }
+
+    /// With the methods that the path knows.
+    #[must_use]
+    pub fn allow(mut self, methods: &'static str) -> Self {
+        self.0.allow = Some(methods);
         self
     }
 

@@ -1,3 +1,4 @@
 //! The one test binary.
 
+mod bad_input;
 mod layers;
