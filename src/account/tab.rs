@@ -118,13 +118,13 @@ impl Drop for Tab {
 impl State {
     /// Dollars of all attempts so far; `None` where one is unpriced.
     pub(super) fn cost_usd(&self) -> Option<f64> {
-        self.legs.iter().map(|leg| leg.cost_usd(self.prompt_estimate)).sum()
+        sum_usd(self.legs.iter().map(|leg| leg.cost_usd(self.prompt_estimate)))
     }
 
     fn settle(&mut self, opened: Instant, now: Instant) -> Receipt {
         let attempts = self.attempts();
-        let cost_usd = attempts.iter().map(|attempt| attempt.cost_usd).sum();
-        let wasted_usd = attempts.iter().filter(|attempt| attempt.wasted).map(|attempt| attempt.cost_usd).sum();
+        let cost_usd = sum_usd(attempts.iter().map(|attempt| attempt.cost_usd));
+        let wasted_usd = sum_usd(attempts.iter().filter(|attempt| attempt.wasted).map(|attempt| attempt.cost_usd));
         let (id, tenant) = self.asker.take().unwrap_or_else(|| ("".into(), TenantId::anonymous()));
         Receipt {
             id,
@@ -193,6 +193,11 @@ impl State {
     pub(super) fn served_by(&self) -> Option<&ModelId> {
         self.served.map(|served| &self.legs[served.leg].model)
     }
+}
+
+/// The sum, in order; `None` where one is unknown.
+fn sum_usd(mut costs: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    costs.try_fold(0.0, |sum, cost| Some(sum + cost?))
 }
 
 /// What these tokens cost at the dearest of the prices; 0 without any, `None` where one is unknown.
