@@ -3,6 +3,9 @@
 //! A [`Backend`] answers a [`Call`] with a [`Completion`], a stream of deltas. Caches, recorders
 //! and shadows are Backends that wrap a Backend. The scripted `Fake` is for tests.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+
 use std::fmt;
 use std::sync::Arc;
 

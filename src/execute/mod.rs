@@ -1,13 +1,25 @@
 //! Runs a plan: fallback between targets, the cascade with its gate and hold-back.
+//!
+//! Promises: nothing of an answer is shown before it is certain whose it is; there is one answer,
+//! ending with one `End` or one error; dropping the future of [`run`], or the completion's stream,
+//! cancels all work it began. Knows no kind of backend. Called by `gateway` once per request.
+
+mod cascade;
+mod direct;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::account::Meter;
-use crate::backend::{Backend, Completion};
-use crate::error::Result;
+use futures::stream::BoxStream;
+use http::HeaderMap;
+
+use crate::account::{Attempt, Meter, Reason};
+use crate::backend::{Backend, Call, Completion};
+use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::plan::Plan;
-use crate::request::{ModelId, Request};
+use crate::request::{Delta, ModelId, Request};
 
 /// Every backend by the full name of its model.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +30,76 @@ pub struct Backends {
     pub wildcards: BTreeMap<String, Arc<dyn Backend>>,
 }
 
+impl Backends {
+    /// The backend of a model: listed under its name, or an upstream that passes any name on.
+    pub fn of(&self, model: &ModelId) -> Option<&Arc<dyn Backend>> {
+        self.models.get(model).or_else(|| self.wildcards.get(model.split()?.0))
+    }
+}
+
 /// Runs the plan; resolves when the first delta may be shown to the client, or nothing can be.
-pub async fn run(_plan: Plan, _request: Arc<Request>, _backends: &Backends, _meter: Meter) -> Result<Completion> {
-    todo!()
+///
+/// Errors: of a direct plan the last target's, of a cascade the last stage's; where every target
+/// is passed over, the first refusal; of a refusing plan `rejected_by_policy`. Cancel-safe:
+/// dropping the future drops every attempt.
+pub async fn run(plan: Plan, request: Arc<Request>, backends: &Backends, meter: Meter) -> Result<Completion> {
+    let asking = Asking { request, backends, meter };
+    match plan {
+        Plan::Direct { targets } => direct::run(&targets, &asking).await,
+        Plan::Cascade { stages, on_failure } => cascade::run(&stages, on_failure, &asking).await,
+        Plan::Reject { status, message } => {
+            let error = Error::new(Kind::Forbidden, Origin::Gateway, &*message);
+            Err(error.status(status).code("rejected_by_policy"))
+        }
+    }
+}
+
+/// One request on its way through its plan.
+struct Asking<'a> {
+    request: Arc<Request>,
+    backends: &'a Backends,
+    meter: Meter,
+}
+
+/// An answer that has begun, noted on the tab.
+struct Begun {
+    attempt: Attempt,
+    model: ModelId,
+    headers: HeaderMap,
+    deltas: BoxStream<'static, Result<Delta>>,
+}
+
+impl Begun {
+    /// Gives the answer to the client.
+    fn serve(self) -> Completion {
+        self.attempt.served();
+        Completion { model: self.model, headers: self.headers, deltas: self.deltas }
+    }
+}
+
+impl Asking<'_> {
+    /// The model's backend if it can serve such a request at all; else why not, noted.
+    fn able(&self, model: &ModelId, stage: usize) -> Result<&Arc<dyn Backend>> {
+        let unknown = || Error::internal(format!("the plan names {model}, which no backend runs"));
+        let checked = self.backends.of(model).ok_or_else(unknown).and_then(|backend| {
+            backend.check(&self.request)?;
+            Ok(backend)
+        });
+        checked.inspect_err(|_| self.meter.skipped(model, stage, Reason::Cannot))
+    }
+
+    /// Asks a model, and has what comes noted.
+    async fn begin(&self, backend: &Arc<dyn Backend>, model: &ModelId, stage: usize) -> Result<Begun> {
+        let attempt = self.meter.attempt(model, stage);
+        let call = Call { request: self.request.clone(), model: model.clone() };
+        let completion = backend.start(call).await.inspect_err(|error| attempt.failed(error))?;
+        let deltas = attempt.follow(completion.deltas);
+        Ok(Begun { attempt, model: completion.model, headers: completion.headers, deltas })
+    }
+}
+
+/// Whether another target may answer what failed like this. A prompt that is too long for one
+/// model may fit the next.
+fn may_go_on(error: &Error) -> bool {
+    error.detail().retry != Retry::Never || Reason::of(error) == Reason::Context
 }

@@ -1,0 +1,322 @@
+//! One attempt on the tab: who was asked, what came, how it ended.
+//!
+//! Hides the counting: tokens, gaps, scores and waits are read off the deltas as they pass.
+//! Promises: a followed stream yields what it wraps and ends with exactly one `End` or one error,
+//! even where the backend breaks off; dropping it early marks the attempt interrupted and its
+//! usage an estimate. Called by `execute`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::stream::{BoxStream, Stream, StreamExt};
+use tokio::time::Instant;
+
+use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
+use super::tab::{Served, State, Tab};
+use super::Price;
+use crate::confidence::{Running, ScoreName};
+use crate::error::{Error, Kind, Origin, Result, Retry};
+use crate::request::{Delta, Finish, ModelId, Part, Usage};
+
+/// What the tab holds about one attempt.
+#[derive(Debug)]
+pub(super) struct Leg {
+    pub(super) model: ModelId,
+    stage: usize,
+    price: Option<Price>,
+    pub(super) ending: Ending,
+    reason: Option<Reason>,
+    waiting: bool,
+    usage: Option<Usage>,
+    tokens_seen: u64,
+    pub(super) first: Option<Instant>,
+    last: Option<Instant>,
+    pub(super) gaps: Vec<f32>,
+    choices: Vec<Running>,
+    finish: Option<Finish>,
+}
+
+/// Where an attempt stands.
+#[derive(Debug)]
+pub(super) enum Ending {
+    Running,
+    Complete,
+    Failed(Failure),
+    Interrupted,
+    Skipped,
+}
+
+/// A handle on one attempt of a request.
+#[derive(Debug)]
+pub struct Attempt {
+    tab: Arc<Tab>,
+    leg: usize,
+}
+
+impl Attempt {
+    pub(super) fn begin(tab: &Arc<Tab>, model: &ModelId, stage: usize) -> Attempt {
+        let mut state = tab.state();
+        state.legs.push(Leg::new(model, stage, tab.prices.of(model)));
+        let leg = state.legs.len() - 1;
+        state.wait(leg, Instant::now());
+        Attempt { tab: tab.clone(), leg }
+    }
+
+    pub(super) fn skip(tab: &Tab, model: &ModelId, stage: usize, reason: Reason) {
+        let mut leg = Leg::new(model, stage, tab.prices.of(model));
+        leg.ending = Ending::Skipped;
+        leg.reason = Some(reason);
+        tab.state().legs.push(leg);
+    }
+
+    /// Notes that the answer has begun, and wraps its deltas so that what passes is noted.
+    /// Dropping the wrapper drops what it wraps.
+    pub fn follow(&self, deltas: BoxStream<'static, Result<Delta>>) -> BoxStream<'static, Result<Delta>> {
+        self.tab.state().resume(self.leg, Instant::now());
+        let attempt = Attempt { tab: self.tab.clone(), leg: self.leg };
+        Followed { attempt, deltas: Some(deltas) }.boxed()
+    }
+
+    /// Reads the scores of the choices so far, one per choice with a token, without a copy.
+    pub fn scores<T>(&self, read: impl FnOnce(&[Running]) -> T) -> T {
+        read(&self.tab.state().legs[self.leg].choices)
+    }
+
+    /// Notes that the attempt failed.
+    pub fn failed(&self, error: &Error) {
+        let mut state = self.tab.state();
+        state.resume(self.leg, Instant::now());
+        state.legs[self.leg].fail(error);
+    }
+
+    /// Notes that the answer is not served: its work is wasted, unless it is served after all.
+    pub fn discarded(&self, reason: Reason) {
+        self.tab.state().legs[self.leg].reason = Some(reason);
+    }
+
+    /// Notes that the client gets this answer, from now on.
+    pub fn served(&self) {
+        self.serve(Reason::Accepted);
+    }
+
+    /// Notes that the client gets this refused answer after all, and what the story says of it.
+    pub fn served_degraded(&self, why: &'static str) {
+        self.serve(Reason::Degraded);
+        self.tab.state().degraded = Some(why);
+    }
+
+    fn serve(&self, reason: Reason) {
+        let mut state = self.tab.state();
+        state.legs[self.leg].reason = Some(reason);
+        state.served = Some(Served { leg: self.leg, since: Instant::now() });
+    }
+}
+
+impl State {
+    fn wait(&mut self, leg: usize, now: Instant) {
+        if !std::mem::replace(&mut self.legs[leg].waiting, true) {
+            self.waits.begin(now);
+        }
+    }
+
+    fn resume(&mut self, leg: usize, now: Instant) {
+        if std::mem::replace(&mut self.legs[leg].waiting, false) {
+            self.waits.end(now);
+        }
+    }
+}
+
+impl Leg {
+    fn new(model: &ModelId, stage: usize, price: Option<Price>) -> Leg {
+        Leg {
+            model: model.clone(),
+            stage,
+            price,
+            ending: Ending::Running,
+            reason: None,
+            waiting: false,
+            usage: None,
+            tokens_seen: 0,
+            first: None,
+            last: None,
+            gaps: Vec::new(),
+            choices: Vec::new(),
+            finish: None,
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        if self.model.is_local() { Origin::Local } else { Origin::Upstream }
+    }
+
+    /// Notes one item of the answer; whether it was the last.
+    fn note(&mut self, item: &Result<Delta>, now: Instant, stream: bool) -> bool {
+        let delta = match item {
+            Ok(delta) => delta,
+            Err(error) => {
+                self.fail(error);
+                return true;
+            }
+        };
+        match &delta.part {
+            Part::Text { text, tokens } => {
+                for token in tokens {
+                    self.choice(delta.choice).push(token);
+                }
+                // Without tokens it is an upstream's chunk, commonly one token.
+                self.tokens_seen += (tokens.len() as u64).max(u64::from(!text.is_empty()));
+                if !text.is_empty() {
+                    self.content(now);
+                }
+            }
+            Part::Raw => {
+                let bytes = delta.raw.as_ref().map_or(0, bytes::Bytes::len) as u64;
+                self.tokens_seen += if stream { 1 } else { bytes / 4 };
+                self.content(now);
+            }
+            Part::ToolCall(_) | Part::Embedding(_) => self.content(now),
+            Part::Finish(finish) => {
+                self.finish.get_or_insert(*finish);
+            }
+            Part::End(usage) => {
+                self.usage = *usage;
+                self.ending = Ending::Complete;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn content(&mut self, now: Instant) {
+        self.first.get_or_insert(now);
+        if let Some(last) = self.last.replace(now)
+            && self.gaps.len() < Receipt::MAX_GAPS
+        {
+            self.gaps.push((now - last).as_secs_f32());
+        }
+    }
+
+    fn choice(&mut self, choice: u32) -> &mut Running {
+        let index = choice as usize;
+        if self.choices.len() <= index {
+            self.choices.resize(index + 1, Running::default());
+        }
+        &mut self.choices[index]
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.reason.get_or_insert(Reason::of(error));
+        self.ending = Ending::Failed(Failure::of(error));
+    }
+
+    /// The scores of the choice with the least probable token; `None` before the first token.
+    pub(super) fn least_sure(&self) -> Option<Running> {
+        let least = |running: &Running| {
+            let value = running.value(ScoreName::MinLogprob)?;
+            Some(if value.is_nan() { f64::NEG_INFINITY } else { value })
+        };
+        let scored = self.choices.iter().filter_map(|running| Some((least(running)?, running)));
+        scored.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, running)| *running)
+    }
+
+    /// The tokens, and whether they are an estimate: where nobody said, the prompt's as given and
+    /// the generated ones as seen. What fails before it answers costs nothing.
+    pub(super) fn usage(&self, prompt_estimate: u64) -> (Usage, bool) {
+        let nothing_done = match self.ending {
+            Ending::Skipped => true,
+            Ending::Failed(_) => self.tokens_seen == 0,
+            _ => false,
+        };
+        match self.usage {
+            Some(usage) => (usage, false),
+            None if nothing_done => (Usage::default(), false),
+            None => {
+                let (prompt_tokens, completion_tokens) = (prompt_estimate, self.tokens_seen);
+                (Usage { prompt_tokens, completion_tokens, cached_tokens: 0 }, true)
+            }
+        }
+    }
+
+    /// Dollars; `None` where tokens were used at an unknown price.
+    pub(super) fn cost_usd(&self, prompt_estimate: u64) -> Option<f64> {
+        let (usage, _) = self.usage(prompt_estimate);
+        if usage == Usage::default() {
+            return Some(0.0);
+        }
+        self.price.map(|price| price.cost_usd(&usage))
+    }
+
+    pub(super) fn receipt(&self, served: bool, prompt_estimate: u64) -> AttemptReceipt {
+        let (usage, estimated) = self.usage(prompt_estimate);
+        let outcome = match &self.ending {
+            Ending::Skipped => AttemptOutcome::Skipped,
+            Ending::Failed(failure) => AttemptOutcome::Failed(failure.kind),
+            Ending::Complete if served => AttemptOutcome::Served,
+            _ if !served && self.reason.is_some() => AttemptOutcome::Discarded,
+            _ => AttemptOutcome::Canceled,
+        };
+        AttemptReceipt {
+            model: self.model.clone(),
+            stage: self.stage,
+            origin: self.origin(),
+            usage,
+            estimated,
+            cost_usd: self.cost_usd(prompt_estimate),
+            wasted: !served && outcome != AttemptOutcome::Skipped,
+            outcome,
+            reason: self.reason,
+            finish: self.finish,
+            scores: self.least_sure(),
+        }
+    }
+}
+
+/// The deltas of an attempt, noted as they pass.
+struct Followed {
+    attempt: Attempt,
+    deltas: Option<BoxStream<'static, Result<Delta>>>,
+}
+
+impl Stream for Followed {
+    type Item = Result<Delta>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(deltas) = self.deltas.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let polled = deltas.as_mut().poll_next(context);
+        let now = Instant::now();
+        let leg = self.attempt.leg;
+        let mut state = self.attempt.tab.state();
+        let Poll::Ready(item) = polled else {
+            state.wait(leg, now);
+            return Poll::Pending;
+        };
+        state.resume(leg, now);
+        let stream = state.stream;
+        let item = item.unwrap_or_else(|| Err(broke_off(&state.legs[leg])));
+        let over = state.legs[leg].note(&item, now, stream);
+        drop(state);
+        if over {
+            self.deltas = None;
+        }
+        Poll::Ready(Some(item))
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let mut state = self.attempt.tab.state();
+        state.resume(self.attempt.leg, Instant::now());
+        let ending = &mut state.legs[self.attempt.leg].ending;
+        if matches!(ending, Ending::Running) {
+            *ending = Ending::Interrupted;
+        }
+    }
+}
+
+fn broke_off(leg: &Leg) -> Error {
+    let message = format!("the answer of {} broke off: its end never came", leg.model);
+    Error::new(Kind::Unavailable, leg.origin(), message).retry(Retry::Elsewhere)
+}

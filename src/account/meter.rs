@@ -1,0 +1,95 @@
+//! The handle on one request's tab that rides through the rooms.
+//!
+//! Promises: clones share one tab; the last handle dropped (a clone, an attempt or a followed
+//! stream) settles it. No method waits. `gateway` opens it at the request's first byte and notes
+//! what becomes of the request; `execute` notes the attempts.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::receipt::{Decided, Failure, PlanKind, Reason};
+use super::story::{self, Story};
+use super::tab::Tab;
+use super::{Attempt, Prices, Record};
+use crate::error::Error;
+use crate::plan::{Decision, Plan};
+use crate::request::{ModelId, Request, TenantId};
+
+/// A handle on one request's tab. Clones share it; the last one dropped settles it (one
+/// `Record::record`).
+#[derive(Debug, Clone)]
+pub struct Meter(Arc<Tab>);
+
+impl Meter {
+    /// Opens a tab at the request's first byte.
+    pub fn open(record: Arc<dyn Record>, prices: Arc<Prices>) -> Meter {
+        Meter(Arc::new(Tab::open(record, prices)))
+    }
+
+    /// Notes who asks, as known before the body is read, so that a body that cannot be read is
+    /// accounted to somebody.
+    pub fn asker(&self, id: &Arc<str>, tenant: &TenantId) {
+        self.0.state().asker = Some((id.clone(), tenant.clone()));
+    }
+
+    /// Notes that the client's body has arrived: all time since the opening was waiting for it.
+    pub fn body_read(&self) {
+        let waited = self.0.opened.elapsed();
+        self.0.state().waits.add(waited);
+    }
+
+    /// Notes who asks what, once parsed.
+    pub fn asked(&self, request: &Request) {
+        let mut state = self.0.state();
+        state.asker = Some((request.id.clone(), request.tenant.clone()));
+        state.asked = Some(request.model.as_str().into());
+        state.stream = request.stream;
+        state.prompt_estimate = request.body.bytes.len() as u64 / 4;
+    }
+
+    /// Notes the decision and the generation of the configuration it was made under.
+    pub fn decided(&self, decision: &Decision, generation: u64) {
+        let kind = match &decision.plan {
+            Plan::Direct { .. } => PlanKind::Direct,
+            Plan::Cascade { .. } => PlanKind::Cascade,
+            Plan::Reject { .. } => PlanKind::Reject,
+        };
+        let mut state = self.0.state();
+        if let Plan::Cascade { stages, .. } = &decision.plan {
+            state.stage_prices = stages.iter().map(|stage| self.0.prices.of(&stage.model)).collect();
+        }
+        state.decided =
+            Some(Decided { policy: decision.policy.clone(), rule: decision.rule.clone(), generation, plan: kind });
+    }
+
+    /// Notes that the request failed with this error.
+    pub fn failed(&self, error: &Error) {
+        self.0.state().error = Some(Failure::of(error));
+    }
+
+    /// Notes that the answer's head is about to be written: what went by since the opening, less
+    /// the time waited for the client's body and for backends, is the overhead.
+    pub fn head(&self) {
+        let now = Instant::now();
+        let mut state = self.0.state();
+        let waited = state.waits.until(now);
+        state.overhead = Some((now - self.0.opened).saturating_sub(waited));
+    }
+
+    /// What can be told about the request now.
+    pub fn story(&self) -> Story {
+        story::tell(&self.0.state())
+    }
+
+    /// Notes that a target is about to be asked; until the attempt is followed or has failed, we
+    /// wait on it. `stage` is its place in the plan, from 0.
+    pub fn attempt(&self, model: &ModelId, stage: usize) -> Attempt {
+        Attempt::begin(&self.0, model, stage)
+    }
+
+    /// Notes that a target was passed over without being asked.
+    pub fn skipped(&self, model: &ModelId, stage: usize, reason: Reason) {
+        Attempt::skip(&self.0, model, stage, reason);
+    }
+}

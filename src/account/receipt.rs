@@ -1,0 +1,248 @@
+//! What is left of a request when it is over: plain data for metrics and the log line.
+//!
+//! Holds no prompt text and no key. Made by the tab when its last handle is dropped, received by
+//! `observe` through [`super::Record`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::confidence::Running;
+use crate::error::{Error, Kind, Origin};
+use crate::request::{Finish, ModelId, TenantId, Usage};
+
+/// What a request was, did and cost.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// `x-request-id`; empty where the request failed before it had one.
+    pub id: Arc<str>,
+    /// Who pays; anonymous where nobody was identified.
+    pub tenant: TenantId,
+    /// The model asked for, once a policy was found for it; else `other`.
+    pub asked: Arc<str>,
+    /// Who served.
+    pub served_by: Option<ModelId>,
+    /// What was decided; `None` where the request failed before.
+    pub decided: Option<Decided>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// Every target asked or passed over, in order.
+    pub attempts: Vec<AttemptReceipt>,
+    /// Dollars spent: the sum over the attempts; `None` where a price is unknown.
+    pub cost_usd: Option<f64>,
+    /// What the dearest stage of the cascade would have cost for the tokens of the answer served,
+    /// minus what was spent; at least 0. `None` where a price is unknown or nothing was served.
+    pub avoided_usd: Option<f64>,
+    /// The share of `cost_usd` whose work was thrown away; `None` where a price is unknown.
+    pub wasted_usd: Option<f64>,
+    /// Time from the request's first byte to the first part of the answer that the client may see.
+    pub ttft: Option<Duration>,
+    /// Seconds between parts of the answer served, at most [`Receipt::MAX_GAPS`] of them.
+    pub itl: Vec<f32>,
+    /// Time from the request's first byte to the end of everything.
+    pub e2e: Duration,
+    /// Our own share of the time to the answer's head: without waiting for the client's body or
+    /// for a backend. `None` where no head was written.
+    pub overhead: Option<Duration>,
+    /// Why the answer is not what the plan wanted.
+    pub degraded: Option<&'static str>,
+    /// Why the request failed.
+    pub error: Option<Failure>,
+}
+
+impl Receipt {
+    /// How many gaps between parts of an answer are kept.
+    pub const MAX_GAPS: usize = 1024;
+
+    /// The scores of the local answer that was served or judged last.
+    pub fn confidence(&self) -> Option<&Running> {
+        self.attempts.iter().rev().find_map(|attempt| attempt.scores.as_ref())
+    }
+}
+
+/// What a policy decided, as far as a receipt tells it.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// The policy's name.
+    pub policy: Arc<str>,
+    /// The rule that matched.
+    pub rule: Arc<str>,
+    /// The generation of the configuration.
+    pub generation: u64,
+    /// The plan's kind.
+    pub plan: PlanKind,
+}
+
+/// The kinds of [`crate::plan::Plan`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanKind {
+    /// One target, with fallbacks.
+    Direct,
+    /// Stages with gates.
+    Cascade,
+    /// A refusal.
+    Reject,
+}
+
+impl PlanKind {
+    /// The kind's name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            PlanKind::Direct => "direct",
+            PlanKind::Cascade => "cascade",
+            PlanKind::Reject => "reject",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer was complete.
+    Ok,
+    /// It failed.
+    Error(Kind),
+    /// The client left.
+    Canceled,
+}
+
+impl Outcome {
+    /// The outcome's name in logs and metrics: `ok`, `canceled` or the error's kind.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Error(kind) => kind.name(),
+            Outcome::Canceled => Kind::Canceled.name(),
+        }
+    }
+}
+
+/// One target of a plan, asked or passed over.
+#[derive(Debug, Clone)]
+pub struct AttemptReceipt {
+    /// Who was asked.
+    pub model: ModelId,
+    /// Its place among the targets or stages of the plan, from 0.
+    pub stage: usize,
+    /// [`Origin::Local`] or [`Origin::Upstream`].
+    pub origin: Origin,
+    /// Its tokens.
+    pub usage: Usage,
+    /// Whether `usage` is an estimate, because the answer broke off or did not say.
+    pub estimated: bool,
+    /// What it cost in dollars; `None` where the price is unknown.
+    pub cost_usd: Option<f64>,
+    /// Whether its work was thrown away: nothing of it was served.
+    pub wasted: bool,
+    /// How it ended.
+    pub outcome: AttemptOutcome,
+    /// Why it was served or not; `None` where the client left first.
+    pub reason: Option<Reason>,
+    /// Why its (first) choice ended; `None` where it did not, or an upstream's bytes were passed on.
+    pub finish: Option<Finish>,
+    /// How sure a local model was; the least sure of several choices.
+    pub scores: Option<Running>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptOutcome {
+    /// Its answer was served, to the end.
+    Served,
+    /// Its answer was thrown away.
+    Discarded,
+    /// It failed.
+    Failed(Kind),
+    /// The client left before it was over.
+    Canceled,
+    /// It was never asked.
+    Skipped,
+}
+
+impl AttemptOutcome {
+    /// The outcome's name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            AttemptOutcome::Served => "served",
+            AttemptOutcome::Discarded => "discarded",
+            AttemptOutcome::Failed(_) => "failed",
+            AttemptOutcome::Canceled => "canceled",
+            AttemptOutcome::Skipped => "skipped",
+        }
+    }
+}
+
+/// Why a stage's answer was served, thrown away, or never asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The gate accepted, or there was none.
+    Accepted,
+    /// The gate refused the whole answer.
+    LowConfidence,
+    /// The gate refused before the answer was complete.
+    EarlyLowConfidence,
+    /// The gate accepts nothing: no threshold is certified.
+    Uncertified,
+    /// The backend cannot serve such a request.
+    Cannot,
+    /// The backend is not ready.
+    NotReady,
+    /// The backend's queue is full.
+    Overloaded,
+    /// The prompt does not fit the model's context.
+    Context,
+    /// The backend failed.
+    Error,
+    /// A refused answer was served after all, because a later stage failed.
+    Degraded,
+}
+
+impl Reason {
+    /// The reason's name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Accepted => "accepted",
+            Reason::LowConfidence => "low_confidence",
+            Reason::EarlyLowConfidence => "early_low_confidence",
+            Reason::Uncertified => "uncertified",
+            Reason::Cannot => "cannot",
+            Reason::NotReady => "not_ready",
+            Reason::Overloaded => "overloaded",
+            Reason::Context => "context",
+            Reason::Error => "error",
+            Reason::Degraded => "degraded",
+        }
+    }
+
+    /// The reason that an attempt failed with this error.
+    pub fn of(error: &Error) -> Reason {
+        match (error.kind(), error.detail().code) {
+            (Kind::Overloaded, _) => Reason::Overloaded,
+            (_, Some("context_length_exceeded")) => Reason::Context,
+            _ => Reason::Error,
+        }
+    }
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What happened.
+    pub kind: Kind,
+    /// The machine-readable reason.
+    pub code: Option<&'static str>,
+    /// Whose fault it is.
+    pub origin: Origin,
+    /// The sentence for a person; `None` where the client is at fault, since it may quote the client.
+    pub message: Option<String>,
+}
+
+impl Failure {
+    /// What a receipt keeps of an error.
+    pub(super) fn of(error: &Error) -> Failure {
+        let detail = error.detail();
+        let message = (detail.origin != Origin::Client).then(|| detail.message.clone());
+        Failure { kind: detail.kind, code: detail.code, origin: detail.origin, message }
+    }
+}

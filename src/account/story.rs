@@ -1,0 +1,113 @@
+//! What every answer tells about itself: response headers, and the last comment of a stream.
+//!
+//! Promises: values are printable ASCII whatever names hold; money is a plain decimal without
+//! exponent; what is not known yet is absent, not wrong. Told by the Meter, written by `gateway`.
+
+use http::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::attempt::Ending;
+use super::tab::State;
+use crate::request::ModelId;
+
+const RULE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// What every answer tells about itself, in headers and in a stream's last comment.
+#[derive(Debug, Clone, Default)]
+pub struct Story {
+    /// The full name of the model that serves.
+    pub served_by: Option<ModelId>,
+    /// `NAME@GENERATION; rule=PERCENT-ENCODED`.
+    pub policy: Option<String>,
+    /// `min_logprob=-1.2, mean_logprob=-0.2, …`, rendered, of the local answer served or judged last.
+    pub confidence: Option<String>,
+    /// Dollars, all attempts summed; `None` where a price is unknown or an attempt still runs.
+    pub cost_usd: Option<f64>,
+    /// Why the answer is not what the plan wanted.
+    pub degraded: Option<&'static str>,
+}
+
+impl Story {
+    /// The headers `x-weir-served-by`, `-policy`, `-confidence`, `-cost-usd` and `-degraded`, as
+    /// far as they are known.
+    pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let told = [
+            ("x-weir-served-by", self.served_by.as_ref().map(|model| printable(model.as_str()))),
+            ("x-weir-policy", self.policy.clone()),
+            ("x-weir-confidence", self.confidence.clone()),
+            ("x-weir-cost-usd", self.cost_usd.map(render_usd)),
+            ("x-weir-degraded", self.degraded.map(str::to_owned)),
+        ];
+        let header = |(name, value): (&'static str, Option<String>)| {
+            Some((HeaderName::from_static(name), HeaderValue::try_from(value?).ok()?))
+        };
+        told.into_iter().filter_map(header).collect()
+    }
+
+    /// `weir cost-usd=… confidence=…`, the comment before a stream's `[DONE]`, without the colon
+    /// that makes it a comment; what is unknown is left out.
+    pub fn comment(&self) -> String {
+        let mut comment = "weir".to_owned();
+        if let Some(cost) = self.cost_usd {
+            comment.push_str(&format!(" cost-usd={}", render_usd(cost)));
+        }
+        if let Some(confidence) = &self.confidence {
+            comment.push_str(&format!(" confidence={confidence}"));
+        }
+        comment
+    }
+}
+
+/// Tells what the tab knows now.
+pub(super) fn tell(state: &State) -> Story {
+    let running = state.legs.iter().any(|leg| matches!(leg.ending, Ending::Running));
+    let policy = state.decided.as_ref().map(|decided| {
+        let rule = utf8_percent_encode(&decided.rule, RULE);
+        format!("{}@{}; rule={rule}", printable(&decided.policy), decided.generation)
+    });
+    Story {
+        served_by: state.served_by().cloned(),
+        policy,
+        confidence: state.legs.iter().rev().find_map(|leg| leg.least_sure()).map(|scores| scores.to_string()),
+        cost_usd: if running { None } else { state.cost_usd() },
+        degraded: state.degraded,
+    }
+}
+
+fn printable(name: &str) -> String {
+    utf8_percent_encode(name, CONTROLS).to_string()
+}
+
+/// Dollars as a plain decimal of at most 12 decimals, without trailing zeros.
+fn render_usd(dollars: f64) -> String {
+    let text = format!("{dollars:.12}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_a_plain_decimal() {
+        let cases = [(0.0, "0"), (1.0, "1"), (0.000_012_5, "0.0000125"), (1e-12, "0.000000000001"), (10.0, "10")];
+        for (dollars, text) in cases {
+            assert_eq!(render_usd(dollars), text);
+        }
+    }
+
+    #[test]
+    fn unknown_things_are_left_out() {
+        assert!(Story::default().headers().is_empty());
+        assert_eq!(Story::default().comment(), "weir");
+        let story = Story { cost_usd: Some(0.25), confidence: Some("margin=1".into()), ..Story::default() };
+        assert_eq!(story.comment(), "weir cost-usd=0.25 confidence=margin=1");
+    }
+
+    #[test]
+    fn any_name_becomes_a_header() {
+        let story = Story { served_by: Some(ModelId::new("up/mödel\r\nx: y")), ..Story::default() };
+        let headers = story.headers();
+        assert_eq!(headers[0].1, "up/m%C3%B6del%0D%0Ax: y");
+    }
+}

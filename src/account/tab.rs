@@ -1,0 +1,206 @@
+//! One request's tab: everything noted while it runs, and the receipt made of it at the end.
+//!
+//! Hides the lock and the clock. Promises: a note is a short critical section without waiting or
+//! I/O; time waited on several backends at once counts once; the receipt is made exactly once,
+//! when the last [`super::Meter`], [`super::Attempt`] or followed stream is dropped.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::attempt::{Ending, Leg};
+use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
+use super::{Price, Prices, Record};
+use crate::error::Kind;
+use crate::request::{ModelId, TenantId, Usage};
+
+#[derive(Debug)]
+pub(super) struct Tab {
+    record: Arc<dyn Record>,
+    pub(super) prices: Arc<Prices>,
+    pub(super) opened: Instant,
+    state: Mutex<State>,
+}
+
+/// What is known of the request so far.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) asker: Option<(Arc<str>, TenantId)>,
+    pub(super) asked: Option<Arc<str>>,
+    pub(super) stream: bool,
+    /// Tokens of the prompt if nobody counts them: a quarter of the body's bytes.
+    pub(super) prompt_estimate: u64,
+    pub(super) decided: Option<Decided>,
+    /// What the stages of a cascade cost; empty for other plans.
+    pub(super) stage_prices: Vec<Option<Price>>,
+    pub(super) legs: Vec<Leg>,
+    pub(super) served: Option<Served>,
+    pub(super) degraded: Option<&'static str>,
+    pub(super) error: Option<Failure>,
+    pub(super) overhead: Option<Duration>,
+    pub(super) waits: Waits,
+}
+
+/// Which leg serves, and since when its answer flows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Served {
+    pub(super) leg: usize,
+    pub(super) since: Instant,
+}
+
+/// The time in which we could do nothing but wait: overlapping waits count once.
+#[derive(Debug)]
+pub(super) struct Waits {
+    waiting: u32,
+    since: Instant,
+    total: Duration,
+}
+
+impl Waits {
+    pub(super) fn begin(&mut self, now: Instant) {
+        if self.waiting == 0 {
+            self.since = now;
+        }
+        self.waiting += 1;
+    }
+
+    pub(super) fn end(&mut self, now: Instant) {
+        self.waiting -= 1;
+        if self.waiting == 0 {
+            self.total += now - self.since;
+        }
+    }
+
+    pub(super) fn add(&mut self, waited: Duration) {
+        self.total += waited;
+    }
+
+    pub(super) fn until(&self, now: Instant) -> Duration {
+        let open = if self.waiting == 0 { Duration::ZERO } else { now - self.since };
+        self.total + open
+    }
+}
+
+impl Tab {
+    pub(super) fn open(record: Arc<dyn Record>, prices: Arc<Prices>) -> Tab {
+        let now = Instant::now();
+        let waits = Waits { waiting: 0, since: now, total: Duration::ZERO };
+        let state = State {
+            asker: None,
+            asked: None,
+            stream: false,
+            prompt_estimate: 0,
+            decided: None,
+            stage_prices: Vec::new(),
+            legs: Vec::new(),
+            served: None,
+            degraded: None,
+            error: None,
+            overhead: None,
+            waits,
+        };
+        Tab { record, prices, opened: now, state: Mutex::new(state) }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Tab {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.record.record(state.settle(self.opened, Instant::now()));
+    }
+}
+
+impl State {
+    /// Dollars of all attempts so far; `None` where one is unpriced.
+    pub(super) fn cost_usd(&self) -> Option<f64> {
+        sum_usd(self.legs.iter().map(|leg| leg.cost_usd(self.prompt_estimate)))
+    }
+
+    fn settle(&mut self, opened: Instant, now: Instant) -> Receipt {
+        let attempts = self.attempts();
+        let cost_usd = sum_usd(attempts.iter().map(|attempt| attempt.cost_usd));
+        let wasted_usd = sum_usd(attempts.iter().filter(|attempt| attempt.wasted).map(|attempt| attempt.cost_usd));
+        let (id, tenant) = self.asker.take().unwrap_or_else(|| ("".into(), TenantId::anonymous()));
+        Receipt {
+            id,
+            tenant,
+            asked: self.asked.take().filter(|_| self.decided.is_some()).unwrap_or_else(|| "other".into()),
+            served_by: self.served.map(|served| self.legs[served.leg].model.clone()),
+            outcome: self.outcome(),
+            stream: self.stream,
+            avoided_usd: self.avoided_usd(cost_usd),
+            cost_usd,
+            wasted_usd,
+            ttft: self.ttft(opened),
+            itl: self.served.map(|served| std::mem::take(&mut self.legs[served.leg].gaps)).unwrap_or_default(),
+            e2e: now - opened,
+            overhead: self.overhead,
+            degraded: self.degraded,
+            error: self.failure(),
+            decided: self.decided.take(),
+            attempts,
+        }
+    }
+
+    fn attempts(&self) -> Vec<AttemptReceipt> {
+        let served = self.served.map(|served| served.leg);
+        let receipt = |(index, leg): (usize, &Leg)| leg.receipt(served == Some(index), self.prompt_estimate);
+        self.legs.iter().enumerate().map(receipt).collect()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        let broke_off = || match &self.legs[self.served?.leg].ending {
+            Ending::Failed(failure) => Some(failure.clone()),
+            _ => None,
+        };
+        self.error.clone().or_else(broke_off)
+    }
+
+    fn outcome(&self) -> Outcome {
+        if let Some(failure) = self.failure() {
+            return match failure.kind {
+                Kind::Canceled => Outcome::Canceled,
+                kind => Outcome::Error(kind),
+            };
+        }
+        let complete = match self.served {
+            Some(served) => matches!(self.legs[served.leg].ending, Ending::Complete),
+            // What needs no model is answered with its head.
+            None => self.decided.is_none() && self.overhead.is_some(),
+        };
+        if complete { Outcome::Ok } else { Outcome::Canceled }
+    }
+
+    fn avoided_usd(&self, cost_usd: Option<f64>) -> Option<f64> {
+        let served = &self.legs[self.served?.leg];
+        let (usage, _) = served.usage(self.prompt_estimate);
+        let dearest = dearest_usd(&self.stage_prices, &usage)?;
+        Some((dearest - cost_usd?).max(0.0))
+    }
+
+    fn ttft(&self, opened: Instant) -> Option<Duration> {
+        let served = self.served?;
+        let first = self.legs[served.leg].first?;
+        Some(first.max(served.since) - opened)
+    }
+
+    /// The model that serves, as far as it is known.
+    pub(super) fn served_by(&self) -> Option<&ModelId> {
+        self.served.map(|served| &self.legs[served.leg].model)
+    }
+}
+
+/// The sum, in order; `None` where one is unknown.
+fn sum_usd(mut costs: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    costs.try_fold(0.0, |sum, cost| Some(sum + cost?))
+}
+
+/// What these tokens cost at the dearest of the prices; 0 without any, `None` where one is unknown.
+fn dearest_usd(prices: &[Option<Price>], usage: &Usage) -> Option<f64> {
+    prices.iter().try_fold(0.0, |most: f64, price| Some(most.max((*price)?.cost_usd(usage))))
+}

@@ -1,0 +1,190 @@
+//! A cascade: stages asked in order, each answer believed or not by its own log-probabilities.
+//!
+//! **Model.** A small model answers first. The gate of its stage reads a score off the tokens as
+//! they come (`confidence`) and accepts the answer or escalates to the next stage; the last stage
+//! has no gate. This is the model cascade of Chen, Zaharia and Zou ("FrugalGPT", 2023) with the
+//! model's own probabilities as the scorer, and with one thing added: a stream may be committed
+//! to before it is complete.
+//!
+//! **Algorithm.** Deltas are held while the gate watches. At each one:
+//! - *lost*: a score that can only fall (minimum, sum, margin) is below the threshold. No
+//!   continuation can be accepted: escalate now, and drop the stream, which cancels its work.
+//! - *hold-back passed*: that many tokens stand and the score is accepted: commit; what was held
+//!   and what still comes flows to the client. Not accepted (a mean): escalate. What follows a
+//!   commit is not judged: a larger hold-back buys certainty with time to first token.
+//! - *complete*: the whole answer is judged; accepted, it is replayed. A client that does not
+//!   stream, or wants several choices, always gets this; of several choices each must be accepted.
+//!
+//! An answer without a token has no score and escalates; one cut off at its length is judged like
+//! any other. A stage that cannot serve the request, is not ready, accepts nothing or fails is
+//! passed over; its reason stands on the tab. Nothing reaches the client before it is certain
+//! whose answer it is.
+//!
+//! With `on_failure = "local"` a refused answer is kept, incomplete as it may be: its stream stays
+//! alive, unread, so that the backend's own back-pressure pauses it. If a later stage answers, it
+//! is dropped; if all fail, it is read to its end and served, marked `upstream-failed`.
+//!
+//! **Cost.** O(1) work per delta; memory for the answer held, which the backend bounds by its
+//! context. A committed stream costs one more poll per delta than a direct one. An escalation
+//! costs what the small model generated until then, at most the hold-back for a lost stream.
+//!
+//! **Concurrency.** None of its own: one future, no task, no lock. Dropping it, or the stream it
+//! returned, drops every stream and call inside.
+
+use futures::stream::{self, StreamExt};
+
+use super::{Asking, Begun, may_go_on};
+use crate::account::Reason;
+use crate::backend::Completion;
+use crate::confidence::{Judge, Running};
+use crate::error::{Error, Result};
+use crate::plan::{Gate, HoldBack, OnFailure, Stage};
+use crate::request::{Ask, Delta, Part, Request};
+
+/// What the story says of a refused answer that is served after all.
+const UPSTREAM_FAILED: &str = "upstream-failed";
+
+/// Asks the stages in order.
+pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking<'_>) -> Result<Completion> {
+    let mut kept: Option<Held> = None;
+    let mut error = Error::internal("the last stage of a cascade may not have a gate");
+    for (place, stage) in stages.iter().enumerate() {
+        let backend = match asking.able(&stage.model, place) {
+            Ok(backend) => backend,
+            Err(refusal) => {
+                error = refusal;
+                continue;
+            }
+        };
+        let last = place + 1 == stages.len();
+        if let Some(reason) = why_pass_over(stage, backend.status().ready || last, on_failure) {
+            asking.meter.skipped(&stage.model, place, reason);
+            continue;
+        }
+        let asked = match asking.begin(backend, &stage.model, place).await {
+            Ok(begun) => judge(stage.gate.as_ref(), begun, &asking.request).await,
+            Err(failure) => Err(failure),
+        };
+        match asked {
+            Ok(Judged::Accepted(completion)) => return Ok(completion),
+            Ok(Judged::Refused(held)) if on_failure == OnFailure::Local => kept = Some(held),
+            Ok(Judged::Refused(_)) => {}
+            Err(failure) if may_go_on(&failure) => error = failure,
+            Err(failure) => {
+                error = failure;
+                break;
+            }
+        }
+    }
+    match kept {
+        Some(held) => held.serve_degraded(error).await,
+        None => Err(error),
+    }
+}
+
+/// Why a stage need not be asked. A gate that accepts nothing makes its answer useless, unless it
+/// may be served for want of a better one.
+fn why_pass_over(stage: &Stage, worth_a_try: bool, on_failure: OnFailure) -> Option<Reason> {
+    let hopeless = stage.gate.as_ref().is_some_and(|gate| gate.judge.at_least.is_none());
+    if !worth_a_try {
+        Some(Reason::NotReady)
+    } else if hopeless && on_failure == OnFailure::Error {
+        Some(Reason::Uncertified)
+    } else {
+        None
+    }
+}
+
+/// What came of a stage that answered.
+enum Judged {
+    Accepted(Completion),
+    Refused(Held),
+}
+
+/// An answer of which this much is held back.
+struct Held {
+    deltas: Vec<Delta>,
+    begun: Begun,
+}
+
+impl Held {
+    /// What was held, and then what still comes.
+    fn release(mut self) -> Begun {
+        let held = stream::iter(self.deltas.into_iter().map(Ok));
+        self.begun.deltas = held.chain(self.begun.deltas).boxed();
+        self.begun
+    }
+
+    /// Serves the refused answer because a later stage failed with this error. It is read to its
+    /// end first: if it breaks off, the error is the better answer.
+    async fn serve_degraded(mut self, error: Error) -> Result<Completion> {
+        while let Some(item) = self.begun.deltas.next().await {
+            match item {
+                Ok(delta) => self.deltas.push(delta),
+                Err(_) => return Err(error),
+            }
+        }
+        self.begun.attempt.served_degraded(UPSTREAM_FAILED);
+        let Begun { model, headers, deltas, .. } = self.release();
+        Ok(Completion { model, headers, deltas })
+    }
+}
+
+/// Holds the answer back until it is accepted or refused; an error is the backend's.
+async fn judge(gate: Option<&Gate>, begun: Begun, request: &Request) -> Result<Judged> {
+    let Some(gate) = gate else {
+        return Ok(Judged::Accepted(begun.serve()));
+    };
+    let tokens = hold_back(gate, request);
+    let mut held = Held { deltas: Vec::new(), begun };
+    while let Some(item) = held.begun.deltas.next().await {
+        let delta = item?;
+        let complete = matches!(delta.part, Part::End(_));
+        held.deltas.push(delta);
+        match held.begun.attempt.scores(|choices| verdict(&gate.judge, choices, tokens, complete)) {
+            Verdict::Wait => {}
+            Verdict::Accept => return Ok(Judged::Accepted(held.release().serve())),
+            Verdict::Refuse(reason) => {
+                held.begun.attempt.discarded(reason);
+                return Ok(Judged::Refused(held));
+            }
+        }
+    }
+    Err(Error::internal("an answer was neither accepted nor refused at its end"))
+}
+
+/// How many tokens are kept back; `None`: the whole answer.
+fn hold_back(gate: &Gate, request: &Request) -> Option<usize> {
+    let choices = match &request.ask {
+        Ask::Chat(chat) => chat.sampling.n as usize,
+        Ask::Text(text) => text.prompts.len() * text.sampling.n as usize,
+        Ask::Embed(embed) => embed.inputs.len(),
+    };
+    match gate.hold_back {
+        HoldBack::Tokens(tokens) if request.stream && choices <= 1 => Some(tokens),
+        HoldBack::Tokens(_) | HoldBack::All => None,
+    }
+}
+
+/// What the gate says of the answer so far.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Wait,
+    Accept,
+    Refuse(Reason),
+}
+
+fn verdict(judge: &Judge, choices: &[Running], hold_back: Option<usize>, complete: bool) -> Verdict {
+    let accepted = !choices.is_empty() && choices.iter().all(|choice| judge.accepts_answer(choice));
+    let lost = choices.iter().any(|choice| judge.is_lost(choice));
+    let tokens = choices.iter().map(Running::tokens).sum::<u64>();
+    let passed = hold_back.is_some_and(|held| tokens >= held.max(1) as u64);
+    match (accepted, complete) {
+        _ if judge.at_least.is_none() => Verdict::Refuse(Reason::Uncertified),
+        (true, true) => Verdict::Accept,
+        (false, true) => Verdict::Refuse(Reason::LowConfidence),
+        (true, false) if passed => Verdict::Accept,
+        (false, false) if passed || lost => Verdict::Refuse(Reason::EarlyLowConfidence),
+        _ => Verdict::Wait,
+    }
+}
