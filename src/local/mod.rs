@@ -1,1 +1,4 @@
 //! llama.cpp: models inside this process.
+
+pub(crate) mod sampler;
+pub(crate) mod stop;
