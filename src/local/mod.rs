@@ -2,3 +2,4 @@
 
 pub(crate) mod sampler;
 pub(crate) mod stop;
+pub(crate) mod threads;

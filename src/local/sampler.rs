@@ -126,8 +126,7 @@ impl Sampler {
     }
 
     fn is_greedy(&self) -> bool {
-        // Written so that NaN is greedy too.
-        !(self.temperature > 0.0)
+        self.temperature <= 0.0 || self.temperature.is_nan()
     }
 
     fn edit(&self, logits: &mut [f32], mask: Option<&[u32]>) {

@@ -64,9 +64,8 @@ fn score_among(logits: &[f32], best: &[(u32, f32)], logit: f32, top: usize) -> T
     }
     let log_sum = sum.ln();
     let logprob = |logit: f32| {
-        let log = (f64::from(logit - max) - log_sum) as f32;
-        // `max` turns NaN into the floor.
-        log.max(FLOOR).min(0.0)
+        let number = greater(f32::NEG_INFINITY, logit);
+        ((f64::from(number - max) - log_sum) as f32).clamp(FLOOR, 0.0)
     };
     TokenScore {
         logprob: logprob(logit),
@@ -85,7 +84,7 @@ fn best(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
     let mut least = f32::NEG_INFINITY;
     for (index, block) in logits.chunks(BLOCK).enumerate() {
-        if !(block_max(block) > least) {
+        if block_max(block) <= least {
             continue;
         }
         for (id, logit) in (index * BLOCK..).zip(block) {
