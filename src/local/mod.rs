@@ -3,3 +3,4 @@
 pub(crate) mod sampler;
 pub(crate) mod stop;
 pub(crate) mod threads;
+pub(crate) mod toolcall;
