@@ -2,5 +2,6 @@
 
 pub(crate) mod sampler;
 pub(crate) mod stop;
+pub(crate) mod template;
 pub(crate) mod threads;
 pub(crate) mod toolcall;

@@ -217,7 +217,15 @@ fn closing_tag(body: &str) -> Option<usize> {
     None
 }
 
+/// Some templates of Qwen2.5-Coder show the model the form in doubled braces, and it obeys.
 fn parse_call(body: &str) -> Option<Piece> {
+    let body = body.trim();
+    let doubled = body.starts_with("{{") && body.ends_with("}}");
+    let body = if doubled {
+        &body[1..body.len() - 1]
+    } else {
+        body
+    };
     let written: Written<'_> = serde_json::from_str(body).ok()?;
     let arguments = written
         .arguments

@@ -73,6 +73,10 @@ fn table() -> Vec<(&'static str, Vec<Piece>)> {
             vec![call("now", "{}")],
         ),
         (
+            "<tool_call>\n{{\"name\": \"f\", \"arguments\": {\"a\": {}}}}\n</tool_call>",
+            vec![call("f", "{\"a\": {}}")],
+        ),
+        (
             "Let me see.\n<tool_call>\n{\"name\": \"a\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"b\", \"arguments\": {\"x\": 1.0}}\n</tool_call>\n",
             vec![
                 text("Let me see.\n"),
