@@ -60,9 +60,10 @@ where
 {
     let route = api::route(&head.method, head.uri.path())?;
     let tenant = snapshot.keys().identify(&head.headers)?;
+    meter.asker(id, &tenant);
     match &route {
-        Route::Models => return Ok(api::models(&snapshot.names())),
-        Route::Model(model) => return api::model(&snapshot.names(), model),
+        Route::Models => return Ok(api::models(&snapshot.entries())),
+        Route::Model(model) => return api::model(&snapshot.entries(), model),
         Route::Chat | Route::Text | Route::Embed => {}
     }
     let asker = Asker { id: Arc::clone(id), tenant };

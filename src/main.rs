@@ -44,8 +44,8 @@ fn serve(flags: &Serve) -> Result<ExitCode, String> {
 async fn boot(options: Options, checked: Checked) -> Result<Running, String> {
     let place = checked.place.clone();
     let control = Arc::new(Control::open(options, checked).await.map_err(|problems| lines(&problems))?);
-    let names = control.current().names();
-    tracing::info!(configuration = place, models = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "models");
+    let names: Vec<String> = control.current().entries().into_iter().map(|entry| entry.id).collect();
+    tracing::info!(configuration = place, names = names.join(" "), "built");
     let metrics = Arc::new(Metrics::new());
     let gateway = Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&metrics) as Arc<dyn Record>));
     Ok(Running { gateway, control, metrics })

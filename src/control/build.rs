@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::check::{Checked, CheckedUpstream, DISCOVERY_TIMEOUT};
 use super::engines::Engines;
@@ -40,6 +41,7 @@ pub(super) async fn build(mut checked: Checked, previous: Option<&Snapshot>, gen
     }
     Ok(Snapshot {
         generation,
+        built: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         limits: checked.limits,
         keys: checked.keys,
         prices: Arc::new(checked.prices),

@@ -97,3 +97,8 @@ impl Control {
         Ok(generation)
     }
 }
+
+/// Every problem of a price file.
+pub fn check_prices(place: &str, source: &str) -> Vec<Problem> {
+    read::parse_prices(place, source).err().unwrap_or_default()
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::engines::Engines;
 use crate::account::{Keys, Prices};
-use crate::api::Limits;
+use crate::api::{Limits, ModelEntry};
 use crate::backend::Status;
 use crate::error::{Error, Kind, Origin, Result};
 use crate::execute::Backends;
@@ -19,6 +19,8 @@ use crate::upstream::Upstream;
 #[derive(Debug)]
 pub struct Snapshot {
     pub(super) generation: u64,
+    /// When, in seconds since 1970.
+    pub(super) built: u64,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) prices: Arc<Prices>,
@@ -61,8 +63,12 @@ impl Snapshot {
     }
 
     /// Every name that a client may ask for, virtual ones first.
-    pub fn names(&self) -> Vec<ModelId> {
-        self.routes.names()
+    pub fn entries(&self) -> Vec<ModelEntry> {
+        let entry = |id: ModelId| {
+            let owned_by = id.split().map_or("weir", |(owner, _)| owner).to_owned();
+            ModelEntry { id: id.as_str().to_owned(), owned_by, created: self.built }
+        };
+        self.routes.names().into_iter().map(entry).collect()
     }
 
     /// How each backend is now, by full model name; wildcard upstreams as `NAME/*`.

@@ -33,7 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
-use crate::gateway::Gateway;
+pub use layers::Front;
 pub use state::Running;
 use state::State;
 
@@ -234,12 +234,12 @@ struct DataPort {
 #[async_trait]
 impl ServerApp for DataPort {
     async fn process_new(self: &Arc<Self>, stream: Stream, stop: &ShutdownWatch) -> Option<Stream> {
-        let running = self.state.running()?;
+        let front = self.state.front()?;
         let mut stop = stop.clone();
         let stopped = async move {
             let _ = stop.wait_for(|stopping| *stopping).await;
         };
-        self.connections.track_future(connection(stream, Arc::clone(&running.gateway), stopped)).await;
+        self.connections.track_future(connection(stream, front, stopped)).await;
         None
     }
 }
@@ -265,11 +265,11 @@ impl ServerApp for AdminPort {
 /// Serves one connection, HTTP/1.1 or h2, until the client closes it; after `stopped` the answer
 /// in flight is finished and the connection closed. A client that goes away drops the gateway's
 /// future or the answer's body, which cancels the work.
-pub async fn connection<S>(stream: S, gateway: Arc<Gateway>, stopped: impl Future<Output = ()> + Send)
+pub async fn connection<S>(stream: S, front: &Front, stopped: impl Future<Output = ()> + Send)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(layers::stack(gateway));
+    let service = TowerToHyperService::new(front.service());
     let mut builder = auto::Builder::new(hyper_util::rt::TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::control::Control;
 use crate::gateway::Gateway;
+use super::Front;
 use crate::observe::Metrics;
 
 /// What `boot` hands over once models are warm and pools are built.
@@ -21,19 +22,24 @@ pub struct Running {
 /// The process's state; set by `listen`, read by probes.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    running: OnceLock<Running>,
+    running: OnceLock<(Running, Front)>,
     bound: AtomicBool,
     draining: AtomicBool,
 }
 
 impl State {
     pub(super) fn started(&self, running: Running) {
+        let front = Front::new(Arc::clone(&running.gateway));
         // A second start does not happen; were it to, the first would stand.
-        let _ = self.running.set(running);
+        let _ = self.running.set((running, front));
     }
 
     pub(super) fn running(&self) -> Option<&Running> {
-        self.running.get()
+        self.running.get().map(|(running, _)| running)
+    }
+
+    pub(super) fn front(&self) -> Option<&Front> {
+        self.running.get().map(|(_, front)| front)
     }
 
     pub(super) fn bound(&self) {
