@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::control::{self, Environment, Options};
 use crate::error::Problem;
-use crate::policy::Policy;
+use crate::policy::Names;
 
 /// An OpenAI-compatible gateway with small llama.cpp models inside.
 #[derive(Debug, Parser)]
@@ -81,7 +81,8 @@ fn named(model: &str) -> (Option<String>, String) {
     }
 }
 
-/// Runs `weir check`; returns whether everything is right.
+/// Runs `weir check`; returns whether everything is right. A policy by itself may name
+/// any model; with the configuration that uses it, only those that this has.
 #[expect(clippy::print_stdout, reason = "the command's output")]
 pub fn check(paths: &[PathBuf]) -> bool {
     let mut problems = Vec::new();
@@ -105,9 +106,10 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
     if path.is_file() {
         return files.push(path.to_owned());
     }
+    let is_toml = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "toml");
     match fs::read_dir(path) {
         Ok(entries) => {
-            let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "toml")).collect();
+            let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_toml).collect();
             found.sort();
             files.append(&mut found);
         }
@@ -123,13 +125,15 @@ fn check_file(file: &Path) -> Vec<Problem> {
         Ok(source) => source,
         Err(error) => return vec![Problem { place, message: format!("cannot read: {error}") }],
     };
-    let starts = |table: &str| source.lines().any(|line| line.trim_start().starts_with(table));
-    if starts("[[rule]]") {
-        return Policy::check_file(&place, &source, fs::read_to_string(file.with_extension("cases.jsonl")).ok().as_deref());
+    let has = |table: &str| source.lines().any(|line| line.trim_start().starts_with(table));
+    if has("[[rule]]") {
+        return control::check_policy(file, &source, &Names { any: true, ..Names::default() });
     }
-    if starts("[[price]]") && !starts("[[model]]") && !starts("[[upstream]]") {
+    if has("[[price]]") && !has("[[model]]") && !has("[[upstream]]") {
         return control::check_prices(&place, &source);
     }
-    let options = Options { config: Some(file.to_owned()), ..Options::default() };
-    control::read(&options).err().unwrap_or_default()
+    match control::read(&Options { config: Some(file.to_owned()), ..Options::default() }) {
+        Ok(checked) => checked.check_cases(),
+        Err(problems) => problems,
+    }
 }

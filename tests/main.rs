@@ -1,4 +1,5 @@
-//! The one test binary.
+//! The one test binary; a module per subject.
 
 mod bad_input;
 mod layers;
+mod policies;

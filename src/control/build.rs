@@ -17,10 +17,6 @@ use crate::policy::{Names, Policy};
 use crate::request::ModelId;
 use crate::upstream::Upstream;
 
-/// A threshold on the smallest log-probability for the built-in cascade: about half of a 0.5B
-/// model's answers to mixed short tasks pass it.
-const BUILTIN_MIN_LOGPROB: f64 = -0.7;
-
 /// Builds a generation; nothing of it is used when any part fails.
 pub(super) async fn build(mut checked: Checked, previous: Option<&Snapshot>, generation: u64) -> Result<Snapshot, Vec<Problem>> {
     let upstreams = open_upstreams(&checked, previous)?;
@@ -33,7 +29,7 @@ pub(super) async fn build(mut checked: Checked, previous: Option<&Snapshot>, gen
     let backends = wire_backends(&checked, &engines, &upstreams);
     let names = checked.names();
     let mut virtuals: HashMap<String, Arc<Policy>> =
-        std::mem::take(&mut checked.virtuals).into_iter().map(|(name, policy)| (name, Arc::new(policy))).collect();
+        std::mem::take(&mut checked.virtuals).into_iter().map(|one| (one.name, Arc::new(one.policy))).collect();
     if checked.builtin_auto
         && let Some(policy) = builtin_auto(&checked, &engines, &names)?
     {
@@ -106,7 +102,7 @@ fn builtin_auto(checked: &Checked, engines: &Engines, names: &Names) -> Result<O
     let local = checked.models.iter().map(|model| &model.id).find(|id| engines.chats(id));
     let upstream = checked.upstreams.iter().find_map(|one| one.listed.first().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
     match (local, upstream) {
-        (Some(local), Some(upstream)) => Policy::builtin_cascade(local, &upstream, BUILTIN_MIN_LOGPROB, names).map(Some),
+        (Some(local), Some(upstream)) => Policy::auto(local, &upstream, names).map(Some),
         (Some(local), None) => Ok(Some(Policy::direct(local))),
         (None, Some(upstream)) => Ok(Some(Policy::direct(&upstream))),
         (None, None) => Ok(None),

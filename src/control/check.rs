@@ -39,7 +39,7 @@ pub struct Checked {
     pub(super) prices: Prices,
     pub(super) models: Vec<LocalModel>,
     pub(super) upstreams: Vec<CheckedUpstream>,
-    pub(super) virtuals: Vec<(String, Policy)>,
+    pub(super) virtuals: Vec<VirtualModel>,
     /// Whether the name `auto` gets the built-in policy.
     pub(super) builtin_auto: bool,
 }
@@ -52,6 +52,14 @@ pub(super) struct LocalModel {
     pub(super) context: Option<u32>,
     pub(super) slots: u32,
     pub(super) queue: usize,
+}
+
+/// A name that lets a policy choose.
+#[derive(Debug)]
+pub(super) struct VirtualModel {
+    pub(super) name: String,
+    file: PathBuf,
+    pub(super) policy: Policy,
 }
 
 /// An upstream and the names it serves.
@@ -89,7 +97,7 @@ pub(super) struct Checker<'a> {
     pub(super) checked: Checked,
     pub(super) problems: Vec<Problem>,
     folder: PathBuf,
-    policies: Vec<(String, String, Vec<u8>)>,
+    policies: Vec<(String, PathBuf, String)>,
 }
 
 impl<'a> Checker<'a> {
@@ -300,8 +308,8 @@ impl<'a> Checker<'a> {
             self.problems.push(one.problem(format!("virtual model \"{name}\": want a name of its own, without slash")));
         }
         let file = self.folder.join(&one.value.policy);
-        match std::fs::read(&file) {
-            Ok(source) => self.policies.push((name.clone(), file.display().to_string(), source)),
+        match std::fs::read_to_string(&file) {
+            Ok(source) => self.policies.push((name.clone(), file, source)),
             Err(error) => self.problems.push(one.problem(format!("virtual model \"{name}\": cannot read the policy {}: {error}", file.display()))),
         }
     }
@@ -309,17 +317,13 @@ impl<'a> Checker<'a> {
     fn finish(mut self) -> Result<Checked, Vec<Problem>> {
         self.flags();
         let names = self.checked.names();
-        for (name, place, source) in std::mem::take(&mut self.policies) {
-            let Ok(source) = String::from_utf8(source) else {
-                self.problems.push(Problem { place, message: "the policy is not UTF-8".to_owned() });
-                continue;
-            };
-            match Policy::compile(&place, &source, &names) {
-                Ok(policy) => self.checked.virtuals.push((name, policy)),
+        for (name, file, source) in std::mem::take(&mut self.policies) {
+            match Policy::compile(&file.display().to_string(), &source, &names) {
+                Ok(policy) => self.checked.virtuals.push(VirtualModel { name, file, policy }),
                 Err(problems) => self.problems.extend(problems),
             }
         }
-        self.checked.builtin_auto = !self.checked.virtuals.iter().any(|(name, _)| name == "auto");
+        self.checked.builtin_auto = !self.checked.virtuals.iter().any(|one| one.name == "auto");
         if self.checked.keys.tenants.is_empty() && !is_loopback(&self.checked.listen) {
             self.checked.warnings.push(format!("listening on {} without [[tenant]]: everybody who can reach it may spend", self.checked.listen));
         }
@@ -350,8 +354,13 @@ impl<'a> Checker<'a> {
 }
 
 impl Checked {
+    /// Runs the examples that stand beside the policies: `NAME.cases.jsonl` for `NAME.toml`.
+    pub fn check_cases(&self) -> Vec<Problem> {
+        self.virtuals.iter().flat_map(|one| policy_cases(&one.file, &one.policy)).collect()
+    }
+
     /// What policies may name.
-    pub(super) fn names(&self) -> Names {
+    pub fn names(&self) -> Names {
         let mut models: BTreeSet<ModelId> = self.models.iter().map(|model| model.id.clone()).collect();
         let mut short: BTreeMap<String, Option<ModelId>> = BTreeMap::new();
         let listed = self.upstreams.iter().flat_map(|one| one.listed.iter().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
@@ -365,7 +374,24 @@ impl Checked {
             short: short.into_iter().filter_map(|(bare, model)| model.map(|model| (bare, model))).collect(),
             wildcards: self.upstreams.iter().filter(|one| one.any).map(|one| one.config.name.clone()).collect(),
             headers: self.limits.policy_headers.iter().cloned().collect(),
+            any: false,
         }
+    }
+}
+
+/// Every problem of a policy file by itself, its cases included.
+pub fn check_policy(file: &Path, source: &str, names: &Names) -> Vec<Problem> {
+    match Policy::compile(&file.display().to_string(), source, names) {
+        Ok(policy) => policy_cases(file, &policy),
+        Err(problems) => problems,
+    }
+}
+
+fn policy_cases(file: &Path, policy: &Policy) -> Vec<Problem> {
+    let cases = file.with_extension("cases.jsonl");
+    match std::fs::read_to_string(&cases) {
+        Ok(source) => policy.check_cases(&cases.display().to_string(), &source),
+        Err(_) => Vec::new(),
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::error::Problem;
-pub use check::{Checked, read};
+pub use check::{Checked, check_policy, read};
 pub use snapshot::Snapshot;
 
 /// What the command line says, and the environment.

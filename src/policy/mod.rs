@@ -1,11 +1,34 @@
-//! Which plan a request gets: rules in order, first match wins. Pure.
+//! Which plan a request gets: rules in order, the first whose condition holds decides.
+//!
+//! Pure and total: no clock, no network, no lock; live state comes in as [`Facts`]. Hides the
+//! form of policy files (`docs/policy.md`), the signals read off a request and the CEL library.
+//! Promises: a policy that compiles names only known models and signals; a condition that fails
+//! all the same rejects the request. `control` compiles, `gateway` asks once per request.
 
-use std::collections::BTreeSet;
+mod cases;
+mod check;
+mod compile;
+mod condition;
+mod form;
+mod language;
+mod pattern;
+mod secrets;
+mod signals;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use http::StatusCode;
 
 use crate::backend::Status;
 use crate::error::Problem;
-use crate::plan::Decision;
+use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
+use condition::Condition;
+use signals::Reading;
 
 /// What a policy file may name; handed to [`Policy::compile`] by `control`.
 #[derive(Debug, Clone, Default)]
@@ -13,11 +36,31 @@ pub struct Names {
     /// Every model that can be a target, by full name.
     pub models: BTreeSet<ModelId>,
     /// Short names → full names, where unambiguous (`qwen-0.5b` → `local/qwen-0.5b`).
-    pub short: std::collections::BTreeMap<String, ModelId>,
+    pub short: BTreeMap<String, ModelId>,
     /// Upstreams that pass any model name on (`models = ["*"]`): `NAME/anything` is a target.
     pub wildcards: BTreeSet<String>,
     /// Request headers that a condition may read, lowercase.
     pub headers: BTreeSet<String>,
+    /// Takes every other name too: a policy is checked by itself, away from its configuration.
+    pub any: bool,
+}
+
+impl Names {
+    /// The full name of the target that a policy file calls `name`: itself, a short name, or any
+    /// model of an upstream that passes names on.
+    pub fn resolve(&self, name: &str) -> Option<ModelId> {
+        let model = ModelId::new(name);
+        if self.models.contains(&model) {
+            return Some(model);
+        }
+        if let Some(full) = self.short.get(name) {
+            return Some(full.clone());
+        }
+        let passed_on = model
+            .split()
+            .is_some_and(|(upstream, rest)| self.wildcards.contains(upstream) && !rest.is_empty());
+        (passed_on || self.any).then_some(model)
+    }
 }
 
 /// Live state handed to a decision, so that deciding fetches nothing.
@@ -29,24 +72,118 @@ pub struct Facts {
     pub budget_left_usd: Option<f64>,
 }
 
+impl Facts {
+    /// How the model's backend is; `None` when nothing is known of it.
+    fn status(&self, model: &ModelId) -> Option<&Status> {
+        let of = |name: &str| self.models.iter().find(|(known, _)| known.as_str() == name);
+        let (_, status) = of(model.as_str())
+            .or_else(|| model.split().and_then(|(upstream, _)| of(&format!("{upstream}/*"))))?;
+        Some(status)
+    }
+}
+
 /// A compiled policy file.
 #[derive(Debug)]
-pub struct Policy {}
+pub struct Policy {
+    name: Arc<str>,
+    rules: Vec<(Condition, Outcome)>,
+    last: Outcome,
+}
+
+/// What a rule decides.
+#[derive(Debug)]
+struct Outcome {
+    rule: Arc<str>,
+    plan: Plan,
+}
 
 impl Policy {
     /// Compiles a policy file; `place` names the file in problems (`policies/x.toml:14: …`).
     /// Every problem is reported; nothing of a file with a problem is used.
-    pub fn compile(_place: &str, _source: &str, _names: &Names) -> Result<Policy, Vec<Problem>> {
-        todo!()
+    pub fn compile(place: &str, source: &str, names: &Names) -> Result<Policy, Vec<Problem>> {
+        compile::compile(place, source, names)
     }
 
     /// The built-in one-rule policy of a plain model name.
-    pub fn direct(_model: &ModelId) -> Policy {
-        todo!()
+    pub fn direct(model: &ModelId) -> Policy {
+        let plan = Plan::Direct { targets: vec![model.clone()] };
+        let last = Outcome { rule: "named".into(), plan };
+        Policy { name: "direct".into(), rules: Vec::new(), last }
+    }
+
+    /// The built-in policy of `auto` where there is one local model and one upstream's: the
+    /// shipped `policies/auto.toml` with these two in the place of its models.
+    pub fn auto(local: &ModelId, upstream: &ModelId, names: &Names) -> Result<Policy, Vec<Problem>> {
+        let place = "policies/auto.toml (built in)";
+        for model in [local, upstream] {
+            if model.as_str().contains(['"', '\'', '\\']) || model.as_str().contains(char::is_control) {
+                let message = format!("model name \"{model}\" must have no quotes, backslashes or control characters to stand in a policy");
+                return Err(vec![Problem { place: place.into(), message }]);
+            }
+        }
+        let source = include_str!("../../policies/auto.toml")
+            .replace("local/qwen-0.5b", "\0")
+            .replace("openai/gpt-4.1-mini", upstream.as_str())
+            .replace('\0', local.as_str());
+        Policy::compile(place, &source, names)
+    }
+
+    /// The policy's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Every model that some rule may ask, without repetition.
+    pub fn models(&self) -> BTreeSet<ModelId> {
+        let outcomes = self.rules.iter().map(|(_, outcome)| outcome).chain([&self.last]);
+        outcomes.flat_map(|outcome| outcome.plan.models()).cloned().collect()
     }
 
     /// Decides. Total: a condition that fails at run time becomes a `Plan::Reject` (fail closed).
-    pub fn decide(&self, _request: &Request, _facts: &Facts) -> Decision {
-        todo!()
+    pub fn decide(&self, request: &Request, facts: &Facts) -> Decision {
+        let reading = Reading::of(request);
+        for (condition, outcome) in &self.rules {
+            match condition.holds(&reading, facts) {
+                Ok(true) => return self.decision(outcome),
+                Ok(false) => {}
+                Err(reason) => return self.failed(outcome, &reason),
+            }
+        }
+        self.decision(&self.last)
+    }
+
+    /// Runs the examples of a `NAME.cases.jsonl`; a case that decides otherwise than it expects
+    /// is a problem, as is a line that cannot be read. `place` names the file.
+    pub fn check_cases(&self, place: &str, source: &str) -> Vec<Problem> {
+        cases::check(self, place, source)
+    }
+
+    /// Whether a decision may depend on the facts.
+    pub fn reads_facts(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// The models whose facts a condition reads.
+    fn watched(&self) -> impl Iterator<Item = &ModelId> {
+        self.rules.iter().flat_map(|(condition, _)| condition.models())
+    }
+
+    fn decision(&self, outcome: &Outcome) -> Decision {
+        Decision {
+            policy: Arc::clone(&self.name),
+            rule: Arc::clone(&outcome.rule),
+            plan: outcome.plan.clone(),
+        }
+    }
+
+    fn failed(&self, outcome: &Outcome, reason: &str) -> Decision {
+        let (policy, rule) = (&self.name, &outcome.rule);
+        tracing::error!(%policy, %rule, reason, "a policy's condition failed; the request is rejected");
+        let message = format!("the condition of rule \"{rule}\" of policy \"{policy}\" failed; see the log");
+        let plan = Plan::Reject {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            message: message.into(),
+        };
+        Decision { policy: Arc::clone(policy), rule: Arc::clone(rule), plan }
     }
 }

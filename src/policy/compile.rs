@@ -1,0 +1,351 @@
+//! From a policy file's text to rules: every name resolved, every condition checked.
+//!
+//! Hides the file's form (`docs/policy.md`). Promises: all problems at once, each with its line;
+//! what compiles cannot fail on a name or a type later. Called by `Policy::compile` only.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::condition::Condition;
+use super::form::{Entry, Form, Section, suggest};
+use super::vocabulary::Vocabulary;
+use super::{Names, Outcome, Policy};
+use crate::confidence::{Judge, ScoreName};
+use crate::error::Problem;
+use crate::plan::{Gate, HoldBack, OnFailure, Plan, Stage};
+use crate::request::ModelId;
+
+/// Compiles the text of one file.
+pub(super) fn compile(place: &str, source: &str, names: &Names) -> Result<Policy, Vec<Problem>> {
+    let mut compiler = Compiler { form: Form::new(place, source), vocabulary: Vocabulary::new(names) };
+    match compiler.policy() {
+        Some(policy) if compiler.form.sound() => Ok(policy),
+        _ => Err(compiler.form.into_problems()),
+    }
+}
+
+struct Compiler<'s, 'n> {
+    form: Form<'s>,
+    vocabulary: Vocabulary<'n>,
+}
+
+struct Rule {
+    when: Option<Condition>,
+    outcome: Outcome,
+}
+
+impl<'s> Compiler<'s, '_> {
+    fn policy(&mut self) -> Option<Policy> {
+        let file = self.form.parse()?;
+        let top = Section { title: "policy".into(), table: file.get_ref(), span: 0..0 };
+        self.form.check_keys(&top, &["name", "rule"]);
+        let name = self.form.required(&top, "name").and_then(|entry| self.policy_name(entry));
+        let entries = self.form_rules(&top);
+        let mut rules = self.rules(entries)?;
+        let last = rules.pop()?.outcome;
+        let guarded = rules.into_iter().filter_map(|rule| Some((rule.when?, rule.outcome))).collect();
+        Some(Policy { name: name?, rules: guarded, last })
+    }
+
+    /// A policy's name stands in a header and in a metric's label: it is kept plain.
+    fn policy_name(&mut self, entry: &Entry<'s>) -> Option<Arc<str>> {
+        let name = self.form.text("policy", "name", entry)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.len() > 64 || !name.chars().all(plain) {
+            let message = format!(
+                "policy: name \"{name}\" must be at most 64 letters, digits, \"-\", \"_\" or \".\""
+            );
+            self.form.problem(entry.span(), message);
+            return None;
+        }
+        Some(name.into())
+    }
+
+    fn form_rules<'t>(&mut self, top: &Section<'t, 's>) -> Vec<&'t Entry<'s>> {
+        let Some(entry) = self.form.required(top, "rule") else { return Vec::new() };
+        match entry.get_ref().as_array() {
+            Some(array) => array.iter().collect(),
+            None => {
+                self.form.problem(entry.span(), "policy: write a rule as [[rule]], not as [rule]");
+                Vec::new()
+            }
+        }
+    }
+
+    /// All rules, or `None` when one has a problem or the order has.
+    fn rules(&mut self, entries: Vec<&Entry<'s>>) -> Option<Vec<Rule>> {
+        let mut seen = BTreeSet::new();
+        let mut open = None;
+        let mut rules = Vec::new();
+        let count = entries.len();
+        for (index, entry) in entries.into_iter().enumerate() {
+            let section = self.rule_section(index, entry)?;
+            if let Some(earlier) = &open {
+                let message = format!(
+                    "{}: never reached, since {earlier} before it has no \"when\"; move it up or remove it",
+                    section.title
+                );
+                self.form.problem(section.span.clone(), message);
+            }
+            let conditional = section.table.contains_key("when");
+            if !conditional && open.is_none() {
+                open = Some(section.title.clone());
+            }
+            if conditional && index + 1 == count {
+                let message = format!(
+                    "{}: the last rule must have no \"when\", so that every request gets a plan",
+                    section.title
+                );
+                self.form.problem(section.span.clone(), message);
+            }
+            rules.push(self.rule(&section, &mut seen));
+        }
+        rules.into_iter().collect()
+    }
+
+    fn rule_section<'t>(&mut self, index: usize, entry: &'t Entry<'s>) -> Option<Section<'t, 's>> {
+        let number = index + 1;
+        let Some(table) = entry.get_ref().as_table() else {
+            return self.form.wrong_type("policy", "rule", "an array of tables", entry);
+        };
+        let name = table.get("name").and_then(|name| name.get_ref().as_str());
+        let title = name.map_or(format!("rule {number}"), |name| format!("rule \"{name}\""));
+        Some(Section { title, table, span: entry.span() })
+    }
+
+    fn rule(&mut self, section: &Section<'_, 's>, seen: &mut BTreeSet<String>) -> Option<Rule> {
+        let title = &section.title;
+        self.form.check_keys(section, &["name", "when", "then"]);
+        let name_entry = self.form.required(section, "name");
+        let name = name_entry.and_then(|entry| self.form.text(title, "name", entry));
+        if let (Some(entry), Some(name)) = (name_entry, name)
+            && !seen.insert(name.to_owned())
+        {
+            self.form.problem(entry.span(), format!("{title}: a rule of this name stands above"));
+        }
+        let when = match section.table.get("when") {
+            Some(entry) => Some(self.when(title, entry)),
+            None => None,
+        };
+        let then = self.form.required(section, "then");
+        let then = then.and_then(|entry| self.form.table(title, "then", entry));
+        let plan = then.and_then(|then| self.then(&then));
+        Some(Rule {
+            when: match when {
+                Some(checked) => Some(checked?),
+                None => None,
+            },
+            outcome: Outcome { rule: name?.into(), plan: plan? },
+        })
+    }
+
+    fn when(&mut self, title: &str, entry: &Entry<'s>) -> Option<Condition> {
+        let text = self.form.text(title, "when", entry)?;
+        match Condition::compile(text, &self.vocabulary) {
+            Ok(condition) => Some(condition),
+            Err(flaws) => {
+                let first = self.form.text_line(entry.span());
+                for flaw in flaws {
+                    let message = format!("{title}: when: {}", flaw.message);
+                    self.form.problem_at_line(first + flaw.line, message);
+                }
+                None
+            }
+        }
+    }
+
+    fn then(&mut self, then: &Section<'_, 's>) -> Option<Plan> {
+        let kinds = ["serve", "cascade", "reject"];
+        let given: Vec<&str> =
+            kinds.into_iter().filter(|kind| then.table.contains_key(*kind)).collect();
+        let known: &[&str] = match given.as_slice() {
+            ["serve"] => &["serve"],
+            ["reject"] => &["reject"],
+            ["cascade"] => &["cascade", "accept", "hold_back", "on_failure"],
+            _ => {
+                let message = format!("{}: needs exactly one of serve, cascade, reject", then.title);
+                self.form.problem(then.span.clone(), message);
+                return None;
+            }
+        };
+        self.form.check_keys(then, known);
+        match given.as_slice() {
+            ["serve"] => self.serve(then),
+            ["reject"] => self.reject(then),
+            _ => self.cascade(then),
+        }
+    }
+
+    fn serve(&mut self, then: &Section<'_, 's>) -> Option<Plan> {
+        let entry = self.form.required(then, "serve")?;
+        let targets = self.models(&then.title, "serve", entry)?;
+        Some(Plan::Direct { targets })
+    }
+
+    fn reject(&mut self, then: &Section<'_, 's>) -> Option<Plan> {
+        let entry = self.form.required(then, "reject")?;
+        let reject = self.form.table(&then.title, "reject", entry)?;
+        self.form.check_keys(&reject, &["status", "message"]);
+        let status = self.form.required(&reject, "status").and_then(|entry| {
+            let number = self.form.whole(&reject.title, "status", entry)?;
+            let status = u16::try_from(number).ok().filter(|n| (400..=599).contains(n));
+            match status.and_then(|number| StatusCode::from_u16(number).ok()) {
+                Some(status) => Some(status),
+                None => self.form.wrong_type(&reject.title, "status", "400 to 599", entry),
+            }
+        });
+        let message = self.form.required(&reject, "message");
+        let message = message.and_then(|entry| self.form.text(&reject.title, "message", entry));
+        Some(Plan::Reject { status: status?, message: message?.into() })
+    }
+
+    fn cascade(&mut self, then: &Section<'_, 's>) -> Option<Plan> {
+        let entry = self.form.required(then, "cascade")?;
+        let models = self.models(&then.title, "cascade", entry);
+        if let Some(models) = &models {
+            self.check_stages(then, entry, models);
+        }
+        let accept = self.form.required(then, "accept");
+        let accept = accept.and_then(|entry| self.form.table(&then.title, "accept", entry));
+        let judge = accept.and_then(|accept| self.accept(&accept));
+        let hold_back = match then.table.get("hold_back") {
+            Some(entry) => self.hold_back(&then.title, entry),
+            None => Some(HoldBack::All),
+        };
+        let on_failure = match then.table.get("on_failure") {
+            Some(entry) => self.on_failure(&then.title, entry),
+            None => Some(OnFailure::default()),
+        };
+        let gate = Gate { judge: Arc::new(judge?), hold_back: hold_back? };
+        let mut stages: Vec<Stage> =
+            models?.into_iter().map(|model| Stage { model, gate: Some(gate.clone()) }).collect();
+        stages.last_mut()?.gate = None;
+        Some(Plan::Cascade { stages, on_failure: on_failure? })
+    }
+
+    /// A gate reads the log-probabilities of an answer made on the box; an upstream gives none.
+    fn check_stages(&mut self, then: &Section<'_, 's>, entry: &Entry<'s>, models: &[ModelId]) {
+        let title = &then.title;
+        let Some((_, gated)) = models.split_last() else { return };
+        if gated.is_empty() {
+            let message = format!("{title}: a cascade needs at least 2 models; for one, use serve");
+            self.form.problem(entry.span(), message);
+        }
+        for model in gated.iter().filter(|model| !model.is_local()) {
+            let message = format!(
+                "{title}: \"{model}\" cannot be gated: an upstream's answer has no confidence; only the last stage may be an upstream"
+            );
+            self.form.problem(entry.span(), message);
+        }
+    }
+
+    fn accept(&mut self, accept: &Section<'_, 's>) -> Option<Judge> {
+        if accept.table.contains_key("max_error") {
+            self.form.check_keys(accept, &["max_error", "confidence", "else_threshold"]);
+            return self.accept_max_error(accept);
+        }
+        self.form.check_keys(accept, &["score", "at_least", "max_error"]);
+        let name = self.form.required(accept, "score");
+        let score = name.and_then(|entry| self.score(&accept.title, entry));
+        let threshold = self.form.required(accept, "at_least").and_then(|entry| {
+            let threshold = self.form.number(&accept.title, "at_least", entry)?;
+            let probability = matches!(score, Some(score) if score != ScoreName::Margin);
+            if probability && threshold > 0.0 {
+                let message = format!(
+                    "{}: nothing reaches {threshold}: a log-probability is never above 0",
+                    accept.title
+                );
+                self.form.problem(entry.span(), message);
+                return None;
+            }
+            Some(threshold)
+        });
+        Some(Judge::at_least(score?, threshold?))
+    }
+
+    /// No certificate exists yet, so an error bound falls back on its `else_threshold`; without
+    /// one nothing is accepted.
+    fn accept_max_error(&mut self, accept: &Section<'_, 's>) -> Option<Judge> {
+        let mut share = |key: &str| match accept.table.get(key) {
+            Some(entry) => {
+                let value = self.form.number(&accept.title, key, entry)?;
+                if value > 0.0 && value < 1.0 {
+                    return Some(Some(value));
+                }
+                self.form.wrong_type(&accept.title, key, "between 0 and 1", entry)
+            }
+            None => Some(None),
+        };
+        let (max_error, confidence) = (share("max_error"), share("confidence"));
+        let else_threshold = share("else_threshold");
+        max_error.and(confidence)?;
+        Some(Judge::uncertified(else_threshold?))
+    }
+
+    fn score(&mut self, title: &str, entry: &Entry<'s>) -> Option<ScoreName> {
+        let name = self.form.text(title, "score", entry)?;
+        let score = ScoreName::parse(name);
+        if score.is_none() {
+            let hint = suggest(name, ScoreName::ALL.into_iter().map(ScoreName::name));
+            self.form.problem(entry.span(), format!("{title}: unknown score \"{name}\"{hint}"));
+        }
+        score
+    }
+
+    fn hold_back(&mut self, title: &str, entry: &Entry<'s>) -> Option<HoldBack> {
+        if entry.get_ref().as_str() == Some("all") {
+            return Some(HoldBack::All);
+        }
+        let wanted = "a number of tokens (at least 1) or \"all\"";
+        let digits = entry.get_ref().as_integer().map(|integer| integer.as_str().replace('_', ""));
+        match digits.and_then(|digits| digits.parse::<usize>().ok()) {
+            Some(tokens) if tokens > 0 => Some(HoldBack::Tokens(tokens)),
+            _ => self.form.wrong_type(title, "hold_back", wanted, entry),
+        }
+    }
+
+    fn on_failure(&mut self, title: &str, entry: &Entry<'s>) -> Option<OnFailure> {
+        match entry.get_ref().as_str() {
+            Some("local") => Some(OnFailure::Local),
+            Some("error") => Some(OnFailure::Error),
+            _ => self.form.wrong_type(title, "on_failure", "\"local\" or \"error\"", entry),
+        }
+    }
+
+    /// One model's name or an array of them, all known, none twice.
+    fn models(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<Vec<ModelId>> {
+        let wanted = "a model's name or an array of names";
+        let entries: Vec<&Entry<'s>> = match (entry.get_ref().as_array(), entry.get_ref().as_str()) {
+            (Some(array), _) => array.iter().collect(),
+            (None, Some(_)) => vec![entry],
+            (None, None) => return self.form.wrong_type(title, key, wanted, entry),
+        };
+        if entries.is_empty() {
+            return self.form.wrong_type(title, key, wanted, entry);
+        }
+        let mut seen = BTreeSet::new();
+        let mut models = Vec::new();
+        for entry in entries {
+            let model = self.model(title, key, entry);
+            if let Some(model) = &model
+                && !seen.insert(model.clone())
+            {
+                self.form.problem(entry.span(), format!("{title}: model \"{model}\" stands there twice"));
+            }
+            models.push(model);
+        }
+        models.into_iter().collect()
+    }
+
+    fn model(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<ModelId> {
+        let name = self.form.text(title, key, entry)?;
+        let model = self.vocabulary.names.resolve(name);
+        if model.is_none() {
+            let message = format!("{title}: {}", self.vocabulary.unknown_model(name));
+            self.form.problem(entry.span(), message);
+        }
+        model
+    }
+}

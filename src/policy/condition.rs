@@ -1,0 +1,168 @@
+//! A rule's `when`: a CEL expression, checked at load, evaluated per request.
+//!
+//! Hides the CEL library. Promises: what compiles names only known words, and its result is a
+//! bool; a word is computed only when the evaluation reaches it. Called by `compile` and `Policy`.
+
+use std::sync::Arc;
+
+use cel::common::types::{CelBool, CelDouble, CelInt, CelString};
+use cel::common::value::CowVal;
+use cel::context::VariableResolver;
+use cel::parser::Expression;
+use cel::{Context, Env, Value};
+
+use super::Facts;
+use super::check::Checker;
+use super::signals::Reading;
+use super::vocabulary::{ModelFact, Type, Vocabulary, Word};
+use crate::backend::Status;
+use crate::request::ModelId;
+
+/// What is wrong with a condition.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Flaw {
+    /// Lines below the first line of the condition's text.
+    pub(super) line: usize,
+    pub(super) message: String,
+}
+
+/// A checked condition.
+pub(super) struct Condition {
+    expression: Expression,
+    /// What the identifiers `0`, `1`, … of the expression stand for.
+    words: Vec<Word>,
+    env: Arc<Env>,
+}
+
+impl std::fmt::Debug for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Condition").field("words", &self.words).finish_non_exhaustive()
+    }
+}
+
+impl Condition {
+    /// Parses and checks the text; every flaw is reported.
+    pub(super) fn compile(text: &str, vocabulary: &Vocabulary<'_>) -> Result<Condition, Vec<Flaw>> {
+        let env = vocabulary.env().map_err(|message| vec![Flaw { line: 0, message }])?;
+        let (mut expression, info) = match env.parser().parse_with_source_info(text) {
+            Ok(parsed) => parsed,
+            Err(errors) => {
+                let flaws = errors.errors.iter().map(|error| Flaw {
+                    line: usize::try_from(error.pos.0).unwrap_or(1).saturating_sub(1),
+                    message: format!("not a CEL expression: {}", error.msg.to_lowercase()),
+                });
+                return Err(flaws.collect());
+            }
+        };
+        let mut checker = Checker::new(vocabulary, text, &info);
+        if let Some(found) = checker.check(&mut expression)
+            && found != Type::Bool
+        {
+            checker.flaw(&expression, format!("must be true or false, but is {}", found.name()));
+        }
+        let words = checker.finish()?;
+        let condition = Condition { expression, words, env };
+        match condition.try_out() {
+            Ok(()) => Ok(condition),
+            Err(message) => Err(vec![Flaw { line: 0, message }]),
+        }
+    }
+
+    /// Whether the condition holds, or why that cannot be said.
+    pub(super) fn holds(&self, reading: &Reading<'_>, facts: &Facts) -> Result<bool, String> {
+        let words = &self.words;
+        self.evaluate(&Scope { words, reading, facts })
+    }
+
+    /// The models whose facts the condition reads.
+    pub(super) fn models(&self) -> impl Iterator<Item = &ModelId> {
+        self.words.iter().filter_map(|word| match word {
+            Word::Model(model, _) => Some(model),
+            _ => None,
+        })
+    }
+
+    fn evaluate(&self, scope: &dyn VariableResolver) -> Result<bool, String> {
+        let mut context = Context::with_env(Arc::clone(&self.env));
+        context.set_variable_resolver(scope);
+        let value = Value::resolve_val(&self.expression, &context).map_err(|e| e.to_string())?;
+        match value.downcast_ref::<CelBool>() {
+            Some(value) => Ok(*value.inner()),
+            None => Err(format!("the result is a {}, not a bool", value.get_type().name())),
+        }
+    }
+
+    /// Evaluates on a sample in which nothing is zero, to find what no check of types finds.
+    fn try_out(&self) -> Result<(), String> {
+        match self.evaluate(&Sample { words: &self.words }) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("fails on a sample request: {error}")),
+        }
+    }
+}
+
+fn int<'b>(number: impl Into<i64>) -> CowVal<'b, 'b> {
+    CowVal::owned(CelInt::from(number.into()))
+}
+
+fn word<'w>(words: &'w [Word], name: &str) -> Option<&'w Word> {
+    words.get(name.parse::<usize>().ok()?)
+}
+
+/// The values of a condition's words for one request.
+struct Scope<'a, 'r> {
+    words: &'a [Word],
+    reading: &'a Reading<'r>,
+    facts: &'a Facts,
+}
+
+impl VariableResolver for Scope<'_, '_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        Some(match word(self.words, variable)? {
+            Word::Signal(signal) => self.reading.value(*signal),
+            Word::Secrets(detectors) => int(self.reading.secrets(detectors)),
+            Word::Header(name) => CowVal::owned(CelString::from(self.reading.header(name))),
+            Word::Model(model, fact) => fact_value(self.facts.status(model)?, *fact),
+            Word::BudgetLeft => {
+                let left = self.facts.budget_left_usd.unwrap_or(f64::INFINITY);
+                CowVal::owned(CelDouble::from(left))
+            }
+            Word::Pattern(pattern) => CowVal::Borrowed(pattern),
+        })
+    }
+}
+
+fn fact_value<'b>(status: &Status, fact: ModelFact) -> CowVal<'b, 'b> {
+    match fact {
+        ModelFact::Ready => CowVal::owned(CelBool::from(status.ready)),
+        ModelFact::QueueDepth => int(status.queue_depth),
+        ModelFact::QueueFree => int(status.queue_limit.saturating_sub(status.queue_depth)),
+        ModelFact::SlotsBusy => int(status.slots_busy),
+        ModelFact::Breaker => CowVal::owned(CelString::from(status.breaker.name())),
+        ModelFact::KvUsedRatio => CowVal::owned(CelDouble::from(f64::from(status.kv_used_ratio))),
+    }
+}
+
+/// A value of the right type for every word.
+struct Sample<'a> {
+    words: &'a [Word],
+}
+
+impl VariableResolver for Sample<'_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        let kind = match word(self.words, variable)? {
+            Word::Pattern(pattern) => return Some(CowVal::Borrowed(pattern)),
+            Word::Signal(signal) => signal.of(),
+            Word::Model(_, fact) => fact.of(),
+            Word::Secrets(_) => Type::Int,
+            Word::Header(_) => Type::Text,
+            Word::BudgetLeft => Type::Double,
+        };
+        Some(match kind {
+            Type::Bool => CowVal::owned(CelBool::from(true)),
+            Type::Double => CowVal::owned(CelDouble::from(0.5)),
+            Type::Text => CowVal::owned(CelString::from("sample")),
+            Type::Int | Type::Uint | Type::List(_) => int(1),
+        })
+    }
+}
