@@ -1,0 +1,89 @@
+//! The log line of each request: every fact of its receipt, none of its text.
+//!
+//! Promises: target `weir::request`, level info, one event per request; no prompt, no answer, no
+//! key. Where the level is off, nothing is rendered.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use tracing::{Level, enabled, info};
+
+use crate::account::{AttemptOutcome, AttemptReceipt, Receipt};
+use crate::error::Kind;
+
+/// Writes the line.
+pub(super) fn write(receipt: &Receipt) {
+    if !enabled!(target: "weir::request", Level::INFO) {
+        return;
+    }
+    let decided = receipt.decided.as_ref();
+    let error = receipt.error.as_ref();
+    let itl = (!receipt.itl.is_empty()).then(|| receipt.itl.iter().sum::<f32>() / receipt.itl.len() as f32);
+    info!(
+        target: "weir::request",
+        id = &*receipt.id,
+        tenant = receipt.tenant.as_str(),
+        model = &*receipt.asked,
+        served_by = receipt.served_by.as_ref().map(|model| model.as_str()),
+        policy = decided.map(|decided| &*decided.policy),
+        rule = decided.map(|decided| &*decided.rule),
+        generation = decided.map(|decided| decided.generation),
+        plan = decided.map(|decided| decided.plan.name()),
+        outcome = receipt.outcome.name(),
+        stream = receipt.stream,
+        attempts = render_attempts(&receipt.attempts),
+        confidence = receipt.confidence().map(tracing::field::display),
+        cost_usd = receipt.cost_usd,
+        avoided_usd = receipt.avoided_usd,
+        wasted_usd = receipt.wasted_usd,
+        ttft_ms = receipt.ttft.map(milliseconds),
+        itl_mean_ms = itl.map(|seconds| f64::from(seconds) * 1e3),
+        e2e_ms = milliseconds(receipt.e2e),
+        overhead_us = receipt.overhead.map(|overhead| overhead.as_micros() as u64),
+        degraded = receipt.degraded,
+        error = error.map(|error| error.kind.name()),
+        error_code = error.and_then(|error| error.code),
+        error_origin = error.map(|error| error.origin.name()),
+        error_message = error.and_then(|error| error.message.as_deref()),
+        "request"
+    );
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// `local/small discarded (low_confidence) prompt=10 cached=0 completion=2 usd=0; up/large served …`,
+/// `~` before estimated tokens.
+fn render_attempts(attempts: &[AttemptReceipt]) -> String {
+    let mut text = String::new();
+    for attempt in attempts {
+        let separator = if text.is_empty() { "" } else { "; " };
+        let reason = attempt.reason.map_or("left", |reason| reason.name());
+        let about = if attempt.estimated { "~" } else { "" };
+        let usage = &attempt.usage;
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "{separator}{} {} ({reason}) prompt={about}{} cached={} completion={about}{}",
+            attempt.model, attempt.outcome.name(), usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
+        );
+        if let Some(cost) = attempt.cost_usd {
+            let _ = write!(text, " usd={cost}");
+        }
+        if let Some(finish) = attempt.finish {
+            let _ = write!(text, " finish={}", finish.name());
+        }
+        if let Some(kind) = failed(attempt) {
+            let _ = write!(text, " error={}", kind.name());
+        }
+    }
+    text
+}
+
+fn failed(attempt: &AttemptReceipt) -> Option<Kind> {
+    match attempt.outcome {
+        AttemptOutcome::Failed(kind) => Some(kind),
+        _ => None,
+    }
+}
