@@ -1,6 +1,7 @@
 //! The upstream against scripted servers: what it sends, retries, passes through and gives up.
 
 mod fake;
+mod http2;
 mod retries;
 mod streams;
 
