@@ -21,8 +21,8 @@ use hyper::body::Incoming;
 use super::answer::{Cut, Events, LONGEST_ANSWER, Patience, read_whole};
 use super::config::{ApiKey, Config};
 use super::endpoint::{Endpoint, Endpoints, Tried, Visit};
-use super::failure::{Again, Failure, Outcome, passed_headers, unavailable};
-use super::retry::{Budget, backoff};
+use super::failure::{Again, Failure, Outcome, passed_headers, silent, told, unavailable};
+use super::retry::Budget;
 use crate::backend::{Backend, Breaker, Call, Completion, Status};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::request::{Ask, Delta, ModelId, Part, Request, Secret};
@@ -97,22 +97,22 @@ impl Upstream {
         for endpoint in self.endpoints.list() {
             match self.list(endpoint).await {
                 Ok(models) => return Ok(models),
-                Err(failure) => last = failure.error,
+                Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    async fn list(&self, endpoint: &Endpoint) -> Outcome<Vec<String>> {
+    async fn list(&self, endpoint: &Endpoint) -> Result<Vec<String>> {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(ACCEPT, JSON);
         headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
         let mut request = compose(endpoint, &endpoint.models, headers, Bytes::new());
         *request.method_mut() = Method::GET;
         let mut patience = Patience::new(PROBE_TIMEOUT);
-        let response = self.exchange(endpoint, request, &mut patience).await?;
+        let response = self.exchange(endpoint, request, &mut patience).await.map_err(|failure| failure.error)?;
         let body = self.read(response.into_body(), &mut patience, PROBE_TIMEOUT).await?;
-        parse_models(&body).map_err(|error| Failure::broken(&self.name, &format!("its list of models cannot be read: {error}")))
+        parse_models(&body).map_err(|error| self.bad(&format!("its list of models cannot be read: {error}")))
     }
 
     async fn run(&self, call: Call) -> Result<Completion> {
@@ -131,7 +131,7 @@ impl Upstream {
                 Err(failure) => failure,
             };
             let untried = tried.count() < self.endpoints.list().len();
-            let wait = self.wait(&failure, retries, untried);
+            let wait = failure.wait(&self.config, retries, untried);
             let Some(wait) = wait.filter(|_| retries < self.config.retries && self.budget.spend()) else {
                 return Err(failure.error);
             };
@@ -139,17 +139,6 @@ impl Upstream {
             retries += 1;
             failed = Some(failure);
             tokio::time::sleep(wait).await;
-        }
-    }
-
-    /// How long to wait before the next try; `None`: there is none.
-    fn wait(&self, failure: &Failure, retries: u32, untried: bool) -> Option<Duration> {
-        match failure.again {
-            Again::Never => None,
-            Again::AtOnce => Some(Duration::ZERO),
-            Again::Later(_) if untried => Some(Duration::ZERO),
-            Again::Later(Some(asked)) => (asked <= self.config.longest_wait).then_some(asked),
-            Again::Later(None) => Some(backoff(self.config.backoff, retries)),
         }
     }
 
@@ -177,44 +166,35 @@ impl Upstream {
         })
     }
 
+    /// One try: to the head, where another may follow, and on to the first delta, where none may.
     async fn attempt(&self, outgoing: &Outgoing<'_>, model: &ModelId, mut visit: Visit) -> Outcome<Completion> {
         let mut patience = Patience::new(self.config.first_byte_timeout);
-        let exchanged = self.converse(outgoing, &visit.endpoint, &mut patience).await;
-        let response = match exchanged {
-            Ok(response) => response,
-            Err(failure) => {
-                if failure.blame {
-                    visit.fail();
-                } else {
-                    visit.succeed();
-                }
-                return Err(failure);
-            }
-        };
-        visit.succeed();
-        let (head, body) = response.into_parts();
-        let deltas = if outgoing.stream && !is_json(&head.headers) {
+        let response = self.converse(outgoing, &visit.endpoint, &mut patience).await;
+        match &response {
+            Err(failure) if failure.blame => visit.fail(),
+            Ok(_) | Err(_) => visit.succeed(),
+        }
+        let (head, body) = response?.into_parts();
+        let deltas = if outgoing.stream && !has_media(&head.headers, "json") {
             patience.renew(self.config.first_byte_timeout);
-            self.streamed(Events::new(Arc::clone(&self.name), body, patience, self.config.idle_timeout, visit)).await?
+            self.streamed(Events::new(Arc::clone(&self.name), body, patience, self.config.idle_timeout, visit)).await
+        } else if !outgoing.stream && has_media(&head.headers, "event-stream") {
+            Err(self.bad("it answered with a stream though none was asked for"))
         } else {
-            let body = self.read(body, &mut patience, self.config.idle_timeout).await?;
-            self.whole(body, outgoing.stream)?
+            self.read(body, &mut patience, self.config.idle_timeout).await.and_then(|body| self.whole(body, outgoing.stream))
         };
-        Ok(Completion { model: model.clone(), headers: passed_headers(&head.headers, false), deltas })
+        let headers = passed_headers(&head.headers, false);
+        deltas.map(|deltas| Completion { model: model.clone(), headers, deltas }).map_err(Failure::last)
     }
 
-    /// Sends the request, again at once where a pooled connection turns out to be closed.
+    /// Sends the request; once more, at once, where a pooled connection turns out to be closed.
     async fn converse(&self, outgoing: &Outgoing<'_>, endpoint: &Endpoint, patience: &mut Patience) -> Outcome<Response<Incoming>> {
         let uri = endpoint.uri(outgoing.ask);
         let request = || compose(endpoint, uri, outgoing.headers.clone(), outgoing.body.clone());
-        let response = match self.exchange(endpoint, request(), patience).await {
-            Err(failure) if failure.again == Again::AtOnce => self.exchange(endpoint, request(), patience).await?,
-            other => other?,
-        };
-        if !outgoing.stream && is_event_stream(response.headers()) {
-            return Err(Failure::broken(&self.name, "it answered with a stream though none was asked for"));
+        match self.exchange(endpoint, request(), patience).await {
+            Err(failure) if failure.again == Again::Stale => self.exchange(endpoint, request(), patience).await,
+            other => other,
         }
-        Ok(response)
     }
 
     /// Sends a request and waits for a head with status 2xx.
@@ -239,32 +219,33 @@ impl Upstream {
         Err(Failure::status(&self.name, head.status, &head.headers, body))
     }
 
-    async fn read(&self, body: Incoming, patience: &mut Patience, idle: Duration) -> Outcome<Bytes> {
+    async fn read(&self, body: Incoming, patience: &mut Patience, idle: Duration) -> Result<Bytes> {
         read_whole(body, patience, idle, LONGEST_ANSWER).await.map_err(|cut| match cut {
-            Cut::Silent(limit) => Failure::silent(&self.name, limit),
-            Cut::Broken => Failure::broken(&self.name, "the answer broke off"),
-            Cut::TooLong(_) => Failure::broken(&self.name, &format!("its answer is longer than {LONGEST_ANSWER} bytes")),
+            Cut::Silent(limit) => silent(&self.name, limit),
+            Cut::Broken => self.bad("its answer broke off"),
+            Cut::TooLong(_) => self.bad(&format!("its answer is longer than {LONGEST_ANSWER} bytes")),
         })
     }
 
     /// The deltas of an answer that came whole.
-    fn whole(&self, body: Bytes, stream: bool) -> Outcome<BoxStream<'static, Result<Delta>>> {
-        let found = scan(&body).map_err(|error| Failure::broken(&self.name, &format!("its answer is no JSON object: {error}")))?;
+    fn whole(&self, body: Bytes, stream: bool) -> Result<BoxStream<'static, Result<Delta>>> {
+        let found = scan(&body).map_err(|error| self.bad(&format!("its answer is no JSON object: {error}")))?;
         if found.error {
-            return Err(Failure::told(&self.name, &body));
+            return Err(told(&self.name, &body));
         }
-        let raw = if stream { chunk_of(&body).ok_or_else(|| Failure::broken(&self.name, "its answer has no choices"))? } else { body };
+        let raw = if stream { chunk_of(&body).ok_or_else(|| self.bad("its answer has no choices"))? } else { body };
         let delta = Delta { choice: 0, part: Part::Raw, raw: Some(raw) };
         Ok(stream::iter([Ok(delta), Ok(Delta::new(0, Part::End(found.usage_value)))]).boxed())
     }
 
     /// The deltas of an answer that comes as a stream, once the first is here.
-    async fn streamed(&self, mut events: Events) -> Outcome<BoxStream<'static, Result<Delta>>> {
-        match events.next().await {
-            Some(Ok(first)) => Ok(stream::iter([Ok(first)]).chain(events).boxed()),
-            Some(Err(error)) => Err(Failure { again: if error.kind() == Kind::Timeout { Again::Never } else { Again::Later(None) }, error, blame: false }),
-            None => Err(Failure::broken(&self.name, "the stream is empty")),
-        }
+    async fn streamed(&self, mut events: Events) -> Result<BoxStream<'static, Result<Delta>>> {
+        let first = events.next().await.unwrap_or_else(|| Err(self.bad("its stream is empty")))?;
+        Ok(stream::iter([Ok(first)]).chain(events).boxed())
+    }
+
+    fn bad(&self, what: &str) -> Error {
+        unavailable(&self.name, what)
     }
 }
 
@@ -305,14 +286,7 @@ fn authorization(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|media| media.contains("json"))
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|media| media.contains("event-stream"))
-}
-
-fn media_type(headers: &HeaderMap) -> Option<&str> {
-    headers.get(CONTENT_TYPE)?.to_str().ok()
+/// Whether the content type says so.
+fn has_media(headers: &HeaderMap, kind: &str) -> bool {
+    headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|media| media.contains(kind))
 }

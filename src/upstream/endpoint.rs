@@ -104,7 +104,8 @@ impl Endpoints {
     pub(super) fn choose(&self, tried: &mut Tried) -> Option<Visit> {
         let now = Instant::now();
         let count = self.list.len();
-        let turn = if count > 1 { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
+        let first_try = tried.count() == 0;
+        let turn = self.turn.fetch_add(usize::from(first_try), Ordering::Relaxed);
         loop {
             let admitting = (0..count).map(|step| turn.wrapping_add(step) % count).filter(|at| self.list[*at].breaker.would_admit(now));
             let best = admitting.min_by_key(|at| (tried.has(*at), self.list[*at].busy.load(Ordering::Relaxed)))?;

@@ -11,7 +11,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, StatusCode};
 use hyper_util::client::legacy;
 
-use super::retry::asked_wait;
+use super::config::Config;
+use super::retry::{asked_wait, backoff};
 use crate::error::{Error, Kind, Origin, Passed, Retry};
 use crate::wire::openai::ErrorBody;
 
@@ -23,8 +24,8 @@ const LONGEST_TEXT: usize = 512;
 pub(super) enum Again {
     /// It would answer the same.
     Never,
-    /// A pooled connection turned out to be closed: at once.
-    AtOnce,
+    /// The connection may have been a pooled one that was closed meanwhile: once more at once.
+    Stale,
     /// After a back-off, or as long as it asked to wait.
     Later(Option<Duration>),
 }
@@ -61,7 +62,7 @@ impl Failure {
         }
         let closed = find::<hyper::Error>(cause).is_some_and(|error| error.is_incomplete_message() || error.is_canceled());
         let reset = find::<std::io::Error>(cause).is_some();
-        let again = if closed || reset { Again::AtOnce } else { Again::Later(None) };
+        let again = if closed || reset { Again::Stale } else { Again::Later(None) };
         Failure { error: unavailable(upstream, &format!("connection lost: {root}")), again, blame: true }
     }
 
@@ -94,9 +95,20 @@ impl Failure {
         Failure { error, again, blame: status.is_server_error() }
     }
 
-    /// A 200 that carries an error instead of an answer.
-    pub(super) fn told(upstream: &str, body: &[u8]) -> Self {
-        Failure { error: told(upstream, body), again: Again::Never, blame: false }
+    /// How long to wait before the next try, after `retries` of them; `None`: there is none. An
+    /// `untried` endpoint need not wait for what another one asked for.
+    pub(super) fn wait(&self, config: &Config, retries: u32, untried: bool) -> Option<Duration> {
+        match self.again {
+            Again::Never => None,
+            _ if untried => Some(Duration::ZERO),
+            Again::Later(Some(asked)) => (asked <= config.longest_wait).then_some(asked),
+            Again::Stale | Again::Later(None) => Some(backoff(config.backoff, retries)),
+        }
+    }
+
+    /// The head had come: the endpoint works, and a second answer may cost as much again.
+    pub(super) fn last(error: Error) -> Self {
+        Failure { error, again: Again::Never, blame: false }
     }
 }
 

@@ -121,19 +121,19 @@ mod tests {
     #[test]
     fn the_upstreams_wish_is_read_in_every_form() {
         let now = parse_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        let table: [(&[(&str, &str)], Option<u64>); 8] = [
-            (&[], None),
-            (&[("retry-after", "2")], Some(2_000)),
-            (&[("retry-after", "0.5")], Some(500)),
-            (&[("retry-after", "9"), ("retry-after-ms", "250")], Some(250)),
-            (&[("retry-after", "Sun, 06 Nov 1994 08:49:40 GMT")], Some(3_000)),
-            (&[("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(0)),
-            (&[("retry-after", "soon")], None),
-            (&[("retry-after", "-1")], None),
+        let table = [
+            (vec![], None),
+            (vec![("retry-after", "2")], Some(2_000)),
+            (vec![("retry-after", "0.5")], Some(500)),
+            (vec![("retry-after", "9"), ("retry-after-ms", "250")], Some(250)),
+            (vec![("retry-after", "Sun, 06 Nov 1994 08:49:40 GMT")], Some(3_000)),
+            (vec![("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(0)),
+            (vec![("retry-after", "soon")], None),
+            (vec![("retry-after", "-1")], None),
         ];
         for (given, expected) in table {
             let mut headers = HeaderMap::new();
-            for (name, value) in given {
+            for (name, value) in &given {
                 headers.insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
             }
             assert_eq!(asked_wait(&headers, now), expected.map(Duration::from_millis), "{given:?}");

@@ -6,3 +6,6 @@
 
 pub mod openai;
 pub mod sse;
+
+#[cfg(test)]
+mod golden_tests;
