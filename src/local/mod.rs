@@ -1,1 +1,5 @@
 //! llama.cpp: models inside this process.
+
+pub(crate) mod sampler;
+pub(crate) mod stop;
+pub(crate) mod threads;
