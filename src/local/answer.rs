@@ -23,8 +23,8 @@ pub(super) struct Terms {
     pub(super) sampling: Arc<Sampling>,
     /// The form the answer must have.
     pub(super) matcher: Option<Matcher>,
-    /// Whether tool calls are looked for.
-    pub(super) tools: bool,
+    /// The names of the tools offered; `None`: tool calls are not looked for.
+    pub(super) tools: Option<Vec<String>>,
 }
 
 impl Terms {
@@ -66,7 +66,7 @@ impl Answer {
             sampler,
             matcher: terms.matcher.clone(),
             out: TextOut::new(terms.sampling.stop.clone()),
-            calls: terms.tools.then(ToolCallParser::default),
+            calls: terms.tools.clone().map(ToolCallParser::new),
             called: 0,
             top: terms.top(),
             left: limit,
