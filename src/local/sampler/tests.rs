@@ -60,10 +60,10 @@ fn noise(count: usize, spread: f32) -> Vec<f32> {
 
 const LOGITS: [f32; 6] = [1.0, 2.5, 0.0, 2.0, -1.0, 1.5];
 
-#[test]
-fn draws_follow_the_distribution_that_was_asked_for() {
+/// What is asked, the temperature of the draw, and the tokens that may be drawn.
+fn cut_table() -> [(Sampling, f64, &'static [usize]); 9] {
     // Probabilities: token 1 0.433, 3 0.263, 5 0.159, 0 0.097, 2 0.036, 4 0.013.
-    let table: [(Sampling, f64, &[usize]); 9] = [
+    [
         (asked(), 1.0, &[0, 1, 2, 3, 4, 5]),
         (
             Sampling {
@@ -134,8 +134,12 @@ fn draws_follow_the_distribution_that_was_asked_for() {
             2.0,
             &[1, 3, 5],
         ),
-    ];
-    for (sampling, temperature, kept) in table {
+    ]
+}
+
+#[test]
+fn draws_follow_the_distribution_that_was_asked_for() {
+    for (sampling, temperature, kept) in cut_table() {
         let counts = draw(&sampling, &LOGITS, 20_000);
         let statistic = chi_square(&counts, &LOGITS, temperature, kept);
         // Five degrees of freedom at most: 20.5 is passed once in a thousand.
