@@ -122,12 +122,6 @@ impl Model {
         ids(self.llama.vocab().tokenize(text.as_bytes(), true, special))
     }
 
-    /// A token to begin with where there is nothing else.
-    pub(super) fn beginning(&self) -> Option<u32> {
-        let vocab = self.llama.vocab();
-        [vocab.bos(), vocab.eos(), vocab.eot()].into_iter().find_map(|token| u32::try_from(token.0).ok())
-    }
-
     /// What compiles schemas for this model's tokens; made once, when first asked for.
     pub(super) fn grammars(&self) -> Result<&ParserFactory, String> {
         let made = self.grammars.get_or_init(|| {

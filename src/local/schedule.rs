@@ -45,7 +45,7 @@ impl Speed {
     /// How many prompt tokens the next step may hold beside `decoding` others.
     pub(super) fn chunk(&self, decoding: usize) -> usize {
         let affordable = match self.seconds_per_token {
-            Some(seconds) if seconds > 0.0 => (STEP.as_secs_f64() / seconds) as usize,
+            Some(seconds) if seconds > 0.0 => (STEP.as_secs_f64() / seconds).round() as usize,
             _ => CHUNK_ALONE,
         };
         let least = if decoding == 0 { CHUNK_ALONE } else { CHUNK_SHARED };

@@ -21,8 +21,8 @@ fn a_chunk_is_measured_in_time() {
     for _ in 0..50 {
         speed.observe(100, Duration::from_millis(100));
     }
-    assert_eq!(speed.chunk(0), 99, "1 ms a token: about 100 tokens, rounded down");
-    assert_eq!(speed.chunk(20), 79, "decoding sequences take their part of the step");
+    assert_eq!(speed.chunk(0), 100, "1 ms a token: 100 tokens");
+    assert_eq!(speed.chunk(20), 80, "decoding sequences take their part of the step");
     for _ in 0..50 {
         speed.observe(8, Duration::from_secs(1));
     }
