@@ -171,7 +171,7 @@ impl<'c, 'n> Checker<'c, 'n> {
             return Err("the header's name in request.headers[\"…\"] must be written out".into());
         };
         let named = &self.vocabulary.names.headers;
-        if !named.contains(&name) {
+        if !named.contains(&name) && !self.vocabulary.names.any {
             let hint = suggest(&name, named.iter().map(String::as_str));
             return Err(format!("header \"{name}\" is not named in the configuration{hint}"));
         }
