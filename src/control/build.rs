@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::check::{Checked, CheckedUpstream, DISCOVERY_TIMEOUT};
-use super::engines::Engines;
 use super::snapshot::{Routes, Snapshot};
 use crate::backend::Backend;
 use crate::error::Problem;
 use crate::execute::Backends;
+use crate::local::{Host, LoadError};
 use crate::policy::{Names, Policy};
 use crate::request::ModelId;
 use crate::upstream::Upstream;
@@ -23,15 +23,17 @@ pub(super) async fn build(mut checked: Checked, previous: Option<&Snapshot>, gen
     for one in &mut checked.upstreams {
         discover(one, &upstreams).await;
     }
-    let engines = Engines::open(&checked.models, checked.engine_threads, previous.map(|snapshot| &snapshot.engines))
-        .await
-        .map_err(|problems| problems.into_iter().map(|message| Problem { place: checked.place.clone(), message }).collect::<Vec<_>>())?;
-    let backends = wire_backends(&checked, &engines, &upstreams);
+    let models = checked.models.clone();
+    let host = Host::open(models, checked.engine_threads, previous.map(|snapshot| &snapshot.host)).await.map_err(|errors| {
+        let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
+        errors.into_iter().map(problem).collect::<Vec<_>>()
+    })?;
+    let backends = wire_backends(&checked, &host, &upstreams);
     let names = checked.names();
     let mut virtuals: HashMap<String, Arc<Policy>> =
         std::mem::take(&mut checked.virtuals).into_iter().map(|one| (one.name, Arc::new(one.policy))).collect();
     if checked.builtin_auto
-        && let Some(policy) = builtin_auto(&checked, &engines, &names)?
+        && let Some(policy) = builtin_auto(&checked, &host, &names)?
     {
         virtuals.insert("auto".to_owned(), Arc::new(policy));
     }
@@ -44,7 +46,7 @@ pub(super) async fn build(mut checked: Checked, previous: Option<&Snapshot>, gen
         backends: Arc::new(backends),
         routes: Routes::new(virtuals, names),
         upstreams,
-        engines,
+        host,
     })
 }
 
@@ -76,10 +78,10 @@ async fn discover(one: &mut CheckedUpstream, upstreams: &HashMap<String, Arc<Ups
     one.listed.push(model);
 }
 
-fn wire_backends(checked: &Checked, engines: &Engines, upstreams: &HashMap<String, Arc<Upstream>>) -> Backends {
+fn wire_backends(checked: &Checked, host: &Host, upstreams: &HashMap<String, Arc<Upstream>>) -> Backends {
     let mut backends = Backends::default();
     for model in &checked.models {
-        if let Some(backend) = engines.backend(&model.id) {
+        if let Some(backend) = host.backend(&model.id) {
             backends.models.insert(model.id.clone(), backend);
         }
     }
@@ -98,8 +100,8 @@ fn wire_backends(checked: &Checked, engines: &Engines, upstreams: &HashMap<Strin
 
 /// The policy of `auto` when no file gives one: cascade from the first local chat model to the
 /// first listed upstream model, or whichever of the two there is.
-fn builtin_auto(checked: &Checked, engines: &Engines, names: &Names) -> Result<Option<Policy>, Vec<Problem>> {
-    let local = checked.models.iter().map(|model| &model.id).find(|id| engines.chats(id));
+fn builtin_auto(checked: &Checked, host: &Host, names: &Names) -> Result<Option<Policy>, Vec<Problem>> {
+    let local = checked.models.iter().map(|model| &model.id).find(|id| host.capabilities(id).is_some_and(|can| can.chat));
     let upstream = checked.upstreams.iter().find_map(|one| one.listed.first().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
     match (local, upstream) {
         (Some(local), Some(upstream)) => Policy::auto(local, &upstream, names).map(Some),

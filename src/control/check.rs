@@ -15,6 +15,7 @@ use super::{Environment, Options, catalogue};
 use crate::account::{Keys, Price, Prices};
 use crate::api::Limits;
 use crate::error::Problem;
+use crate::local::ModelConfig;
 use crate::policy::{Names, Policy};
 use crate::request::{ModelId, Secret, TenantId};
 use crate::upstream::{self, ApiKey, Models};
@@ -37,21 +38,11 @@ pub struct Checked {
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) prices: Prices,
-    pub(super) models: Vec<LocalModel>,
+    pub(super) models: Vec<ModelConfig>,
     pub(super) upstreams: Vec<CheckedUpstream>,
     pub(super) virtuals: Vec<VirtualModel>,
     /// Whether the name `auto` gets the built-in policy.
     pub(super) builtin_auto: bool,
-}
-
-/// A model to run inside the process.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct LocalModel {
-    pub(super) id: ModelId,
-    pub(super) file: PathBuf,
-    pub(super) context: Option<u32>,
-    pub(super) slots: u32,
-    pub(super) queue: usize,
 }
 
 /// A name that lets a policy choose.
@@ -73,8 +64,6 @@ pub(super) struct CheckedUpstream {
 }
 
 const DEFAULT_MAX_BODY: u64 = 16 << 20;
-const DEFAULT_SLOTS: u32 = 4;
-const DEFAULT_QUEUE: usize = 64;
 
 /// Reads and checks what the options name; without a file, the built-in configuration.
 pub fn read(options: &Options) -> Result<Checked, Vec<Problem>> {
@@ -226,7 +215,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Adds a local model, unless its name is taken.
-    pub(super) fn add_model(&mut self, model: LocalModel, place: &str) {
+    pub(super) fn add_model(&mut self, model: ModelConfig, place: &str) {
         if self.checked.models.iter().any(|known| known.id == model.id) {
             let message = format!("model \"{}\" is given twice", model.id);
             return self.problems.push(Problem { place: place.to_owned(), message });
@@ -339,7 +328,7 @@ impl<'a> Checker<'a> {
                     let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
                     let name = name.clone().unwrap_or_else(stem);
                     let id = ModelId::new(format!("local/{}", name.strip_prefix("local/").unwrap_or(&name)));
-                    self.add_model(LocalModel { id, file, context: None, slots: DEFAULT_SLOTS, queue: DEFAULT_QUEUE }, "--model");
+                    self.add_model(ModelConfig::new(id, file), "--model");
                 }
                 Err(message) => self.problems.push(Problem { place: "--model".to_owned(), message }),
             }
@@ -396,13 +385,13 @@ fn policy_cases(file: &Path, policy: &Policy) -> Vec<Problem> {
 }
 
 /// A local model by its bare name, with the file's settings or the defaults.
-pub(super) fn local_model(name: &str, file: PathBuf, raw: &RawModel) -> LocalModel {
-    LocalModel {
-        id: ModelId::new(format!("local/{name}")),
-        file,
+fn local_model(name: &str, file: PathBuf, raw: &RawModel) -> ModelConfig {
+    let usual = ModelConfig::new(ModelId::new(format!("local/{name}")), file);
+    ModelConfig {
         context: raw.context,
-        slots: raw.slots.unwrap_or(DEFAULT_SLOTS),
-        queue: raw.queue.unwrap_or(DEFAULT_QUEUE),
+        slots: raw.slots.unwrap_or(usual.slots),
+        queue: raw.queue.unwrap_or(usual.queue),
+        ..usual
     }
 }
 

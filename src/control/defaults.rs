@@ -4,9 +4,11 @@
 //! `openai` at `OPENAI_BASE_URL`, and `auto` cascades from the one to the other.
 
 use super::catalogue;
-use super::check::{CheckedUpstream, Checker, local_model};
-use super::read::{RawKey, RawModel};
+use super::check::{CheckedUpstream, Checker};
+use super::read::RawKey;
 use crate::error::Problem;
+use crate::local::ModelConfig;
+use crate::request::ModelId;
 use crate::upstream;
 
 const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
@@ -19,8 +21,7 @@ pub(super) fn fill(checker: &mut Checker<'_>) {
     if checker.options.models.is_empty()
         && let Some((name, file)) = catalogue::best_on_disk(env)
     {
-        let raw = RawModel { name: name.clone(), file: String::new(), context: None, slots: None, queue: None };
-        checker.add_model(local_model(&name, file, &raw), place);
+        checker.add_model(ModelConfig::new(ModelId::new(format!("local/{name}")), file), place);
     }
     if env.get("OPENAI_API_KEY").is_some() {
         openai(checker);

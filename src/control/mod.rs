@@ -8,7 +8,6 @@ mod build;
 mod catalogue;
 mod check;
 mod defaults;
-mod engines;
 mod read;
 mod snapshot;
 

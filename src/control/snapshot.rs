@@ -5,12 +5,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::engines::Engines;
 use crate::account::{Keys, Prices};
 use crate::api::{Limits, ModelEntry};
 use crate::backend::Status;
 use crate::error::{Error, Kind, Origin, Result};
 use crate::execute::Backends;
+use crate::local::Host;
 use crate::policy::{Facts, Names, Policy};
 use crate::request::{ModelId, Request};
 use crate::upstream::Upstream;
@@ -27,7 +27,7 @@ pub struct Snapshot {
     pub(super) backends: Arc<Backends>,
     pub(super) routes: Routes,
     pub(super) upstreams: HashMap<String, Arc<Upstream>>,
-    pub(super) engines: Engines,
+    pub(super) host: Host,
 }
 
 impl Snapshot {
@@ -69,6 +69,11 @@ impl Snapshot {
             ModelEntry { id: id.as_str().to_owned(), owned_by, created: self.built }
         };
         self.routes.names().into_iter().map(entry).collect()
+    }
+
+    /// Every name that a request's `model` may have, short ones too.
+    pub fn asked(&self) -> Vec<String> {
+        self.routes.policies.keys().cloned().collect()
     }
 
     /// How each backend is now, by full model name; wildcard upstreams as `NAME/*`.

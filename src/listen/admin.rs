@@ -29,8 +29,7 @@ pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Result<Response<
 
 fn metrics(state: &State) -> Response<Full<Bytes>> {
     let Some(running) = state.running() else { return text(StatusCode::OK, String::new()) };
-    let snapshot = running.control.current();
-    let page = running.metrics.render(&snapshot.statuses(), snapshot.generation());
+    let page = running.metrics.render(&running.control.current().statuses());
     let mut response = text(StatusCode::OK, page);
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response

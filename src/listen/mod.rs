@@ -33,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
+use crate::observe::Reload;
 pub use layers::Front;
 pub use state::Running;
 use state::State;
@@ -174,11 +175,12 @@ impl BootService {
         let Some(running) = self.state.running() else { return };
         match running.control.reload().await {
             Ok(generation) => {
-                running.metrics.reloaded(true);
+                running.metrics.reloaded(Reload::Applied);
+                running.adopt();
                 tracing::info!(generation, "configuration reloaded");
             }
             Err(problems) => {
-                running.metrics.reloaded(false);
+                running.metrics.reloaded(Reload::Refused);
                 for problem in &problems {
                     tracing::error!("{problem}");
                 }

@@ -19,6 +19,15 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
 }
 
+impl Running {
+    /// Tells the metrics which names the configuration in force knows.
+    pub(super) fn adopt(&self) {
+        let snapshot = self.control.current();
+        let targets = snapshot.statuses().into_iter().map(|(model, _)| model);
+        self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
+    }
+}
+
 /// The process's state; set by `listen`, read by probes.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -29,6 +38,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn started(&self, running: Running) {
+        running.adopt();
         let front = Front::new(Arc::clone(&running.gateway));
         // A second start does not happen; were it to, the first would stand.
         let _ = self.running.set((running, front));
