@@ -7,8 +7,8 @@ use std::fmt::Display;
 use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http_body_util::BodyExt;
 
 use crate::error::{Error, Kind, Origin, Result};
@@ -27,7 +27,10 @@ where
     }
     let whole = collect(body, declared, cap).await?;
     if let Err(error) = std::str::from_utf8(&whole) {
-        let message = format!("the body is not UTF-8 at byte {}; send JSON as UTF-8", error.valid_up_to());
+        let message = format!(
+            "the body is not UTF-8 at byte {}; send JSON as UTF-8",
+            error.valid_up_to()
+        );
         return Err(Error::new(Kind::Invalid, Origin::Client, message).code("invalid_utf8"));
     }
     if form && !whole.trim_ascii_start().starts_with(b"{") {
@@ -46,7 +49,9 @@ where
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken(&error))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         if first.len().max(joined.len()) + data.len() > cap {
             return Err(too_large(cap));
         }
@@ -60,7 +65,11 @@ where
         }
         joined.extend_from_slice(&data);
     }
-    Ok(if joined.is_empty() { first } else { joined.freeze() })
+    Ok(if joined.is_empty() {
+        first
+    } else {
+        joined.freeze()
+    })
 }
 
 /// What `curl -d` declares when nobody tells it better. The body may be JSON all the same.
@@ -69,10 +78,14 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Checks what the head says of the body's form; true where the body must be looked at, because
 /// the head says [`FORM`].
 fn check_type(headers: &HeaderMap) -> Result<bool> {
-    if let Some(coding) = header(headers, &CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
+    if let Some(coding) =
+        header(headers, &CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
+    {
         return Err(unsupported("content-encoding", coding));
     }
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(false) };
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return Ok(false);
+    };
     let text = value.to_str().unwrap_or("not text");
     let essence = text.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
@@ -94,10 +107,16 @@ fn unsupported(name: &str, value: &str) -> Error {
 }
 
 fn too_large(cap: usize) -> Error {
-    let message = format!("the body is longer than {cap} bytes; send less, or raise max_body in the configuration");
+    let message = format!(
+        "the body is longer than {cap} bytes; send less, or raise max_body in the configuration"
+    );
     Error::new(Kind::TooLarge, Origin::Client, message)
 }
 
 fn broken(error: &dyn Display) -> Error {
-    Error::new(Kind::Canceled, Origin::Client, format!("the body broke off: {error}"))
+    Error::new(
+        Kind::Canceled,
+        Origin::Client,
+        format!("the body broke off: {error}"),
+    )
 }

@@ -1,7 +1,7 @@
 //! The OpenAI-compatible surface: bytes of a client → a checked Request; a Completion → bytes.
 //!
 //! Hides the JSON of requests, answers, chunks and errors, and the events of a stream. Promises:
-//! what [`parse`] lets through is within the bounds that the nouns of `request` state; every
+//! what [`parse()`] lets through is within the bounds that the nouns of `request` state; every
 //! refusal names the field at fault; an upstream's own bytes are changed only where Weir's name
 //! of the model and the usage that nobody asked for stand. `gateway` and `listen` call it.
 

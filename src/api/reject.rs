@@ -5,11 +5,11 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 
 use super::Body;
 use super::respond::{JSON, whole};
-use crate::error::{Detail, Error, Kind, Origin, Passed, Retry};
+use crate::error::{Detail, Error, Kind, Origin, Retry};
 use crate::wire::openai::ErrorBody;
 
 const ORIGIN: HeaderName = HeaderName::from_static("x-weir-origin");
@@ -29,7 +29,9 @@ fn row(detail: &Detail) -> (u16, Option<&'static str>) {
         (Kind::OverBudget, _) => (429, Some("insufficient_quota")),
         (Kind::Overloaded, _) => (429, Some("overloaded")),
         (Kind::Timeout, _) => (504, Some("timeout")),
-        (Kind::Unavailable, _) if detail.origin == Origin::Upstream => (502, Some("upstream_unavailable")),
+        (Kind::Unavailable, _) if detail.origin == Origin::Upstream => {
+            (502, Some("upstream_unavailable"))
+        }
         (Kind::Unavailable, _) => (503, Some("unavailable")),
         (Kind::Canceled, _) => (499, Some("canceled")),
         (Kind::Internal, _) => (500, Some("internal")),
@@ -49,7 +51,8 @@ fn class(status: StatusCode) -> &'static str {
 }
 
 fn status(detail: &Detail) -> StatusCode {
-    let by_kind = || StatusCode::from_u16(row(detail).0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let by_kind =
+        || StatusCode::from_u16(row(detail).0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     detail.status.unwrap_or_else(by_kind)
 }
 
@@ -66,7 +69,13 @@ fn error_body(error: &Error) -> Bytes {
     let detail = error.detail();
     let code = detail.code.or(row(detail).1).map(str::to_owned);
     let class = class(status(detail)).to_owned();
-    ErrorBody { message: detail.message.clone(), class, param: detail.param.clone(), code }.render()
+    ErrorBody {
+        message: detail.message.clone(),
+        class,
+        param: detail.param.clone(),
+        code,
+    }
+    .render()
 }
 
 /// Renders an error, with `x-weir-origin`, `retry-after` (whole seconds, rounded up) and
@@ -74,19 +83,15 @@ fn error_body(error: &Error) -> Bytes {
 /// its status, body and headers.
 pub fn reject(error: &Error) -> Response<Body> {
     let detail = error.detail();
-    let (status, body) = match &detail.passed {
-        Some(passed) => (passed.status, passed.body.clone()),
-        None => (status(detail), error_body(error)),
+    let (status, body, own) = match &detail.passed {
+        Some(passed) => (passed.status, passed.body.clone(), passed.headers.clone()),
+        None => (status(detail), error_body(error), HeaderMap::new()),
     };
     let mut response = Response::new(whole(body, None));
     *response.status_mut() = status;
+    *response.headers_mut() = own;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, JSON);
-    if let Some(Passed { headers: own, .. }) = &detail.passed {
-        for (name, value) in own {
-            headers.insert(name, value.clone());
-        }
-    }
+    headers.entry(CONTENT_TYPE).or_insert(JSON);
     headers.insert(ORIGIN, HeaderValue::from_static(detail.origin.name()));
     if let Retry::After(wait) = detail.retry {
         let asked = headers.contains_key(RETRY_AFTER) || headers.contains_key(RETRY_AFTER_MS);

@@ -9,15 +9,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::Response;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 
+use super::Body;
 use super::fold::fold;
 use super::shape::Shape;
 use super::stream::Events;
-use super::Body;
 use crate::backend::Completion;
 use crate::error::Error;
 
@@ -40,19 +40,32 @@ pub(super) type Tail = Box<dyn Fn() -> String + Send>;
 ///
 /// That of an answer in one piece which fails before its end. A stream that fails tells the error
 /// as its last event and ends without `[DONE]`.
-pub async fn respond(completion: Completion, shape: Shape, tail: Box<dyn Fn() -> String + Send>) -> Result<Response<Body>, Error> {
-    let Completion { model, headers, deltas } = completion;
+pub async fn respond(
+    completion: Completion,
+    shape: Shape,
+    tail: Box<dyn Fn() -> String + Send>,
+) -> Result<Response<Body>, Error> {
+    let Completion {
+        model,
+        headers,
+        deltas,
+    } = completion;
     let mut response = if shape.stream {
         let mut response = Response::new(boxed(Events::new(deltas, shape, model, tail)));
         response.headers_mut().insert(CONTENT_TYPE, EVENTS);
         response.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
-        response.headers_mut().insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        response
+            .headers_mut()
+            .insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
         response
     } else {
         json(fold(deltas, &shape, model.as_str()).await?, Some(tail))
     };
     for (name, value) in &headers {
-        response.headers_mut().entry(name).or_insert_with(|| value.clone());
+        response
+            .headers_mut()
+            .entry(name)
+            .or_insert_with(|| value.clone());
     }
     Ok(response)
 }
@@ -66,7 +79,10 @@ pub(super) fn json(bytes: Bytes, kept: Option<Tail>) -> Response<Body> {
 
 /// A body in one piece. `kept` lives as long as the body.
 pub(super) fn whole(bytes: Bytes, kept: Option<Tail>) -> Body {
-    boxed(Whole { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), _kept: kept })
+    boxed(Whole {
+        bytes: Some(bytes).filter(|bytes| !bytes.is_empty()),
+        _kept: kept,
+    })
 }
 
 fn boxed<B>(body: B) -> Body
@@ -91,7 +107,10 @@ impl http_body::Body for Whole {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
     }
 

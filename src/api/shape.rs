@@ -47,7 +47,11 @@ impl Shape {
 
     /// The answer's id.
     pub(super) fn answer_id(&self) -> String {
-        let prefix = if self.endpoint == Endpoint::Text { "cmpl" } else { "chatcmpl" };
+        let prefix = if self.endpoint == Endpoint::Text {
+            "cmpl"
+        } else {
+            "chatcmpl"
+        };
         format!("{prefix}-{}", self.id)
     }
 }
