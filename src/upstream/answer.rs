@@ -75,7 +75,12 @@ pub(super) enum Cut {
 }
 
 /// Reads a body to its end; copies nothing where it comes in one frame. At most `most` bytes.
-pub(super) async fn read_whole(mut body: Incoming, patience: &mut Patience, idle: Duration, most: usize) -> std::result::Result<Bytes, Cut> {
+pub(super) async fn read_whole(
+    mut body: Incoming,
+    patience: &mut Patience,
+    idle: Duration,
+    most: usize,
+) -> std::result::Result<Bytes, Cut> {
     let expected = usize::try_from(body.size_hint().lower()).unwrap_or(most).min(most);
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
@@ -158,7 +163,8 @@ impl Events {
         if event.error {
             return Err(told(&self.upstream, &event.data));
         }
-        let found = scan(&event.data).map_err(|error| self.broken(&format!("an event of the stream is no JSON object: {error}")))?;
+        let found = scan(&event.data)
+            .map_err(|error| self.broken(&format!("an event of the stream is no JSON object: {error}")))?;
         if found.error {
             return Err(told(&self.upstream, &event.data));
         }
@@ -187,7 +193,11 @@ impl Events {
         {
             return Ok(delta);
         }
-        if self.phase == Phase::Done || is_finish(&self.last) { Ok(self.end()) } else { Err(self.broken("the stream ended early")) }
+        if self.phase == Phase::Done || is_finish(&self.last) {
+            Ok(self.end())
+        } else {
+            Err(self.broken("the stream ended early"))
+        }
     }
 
     fn end(&mut self) -> Delta {
@@ -216,7 +226,11 @@ impl Events {
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(self.broken("the stream broke off"))),
                 Poll::Pending => {
                     ready!(self.patience.poll(context));
-                    return Poll::Ready(if self.phase == Phase::Done { Ok(self.end()) } else { Err(silent(&self.upstream, self.patience.limit)) });
+                    return Poll::Ready(if self.phase == Phase::Done {
+                        Ok(self.end())
+                    } else {
+                        Err(silent(&self.upstream, self.patience.limit))
+                    });
                 }
             }
         }

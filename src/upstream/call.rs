@@ -68,7 +68,8 @@ impl Upstream {
     pub fn new(config: Config) -> Result<Self> {
         let authorization = match &config.api_key {
             ApiKey::Value(key) => Some(authorization(&format!("Bearer {}", key.expose())).ok_or_else(|| {
-                let message = format!("upstream \"{}\": its api_key has characters that no header may have", config.name);
+                let message =
+                    format!("upstream \"{}\": its api_key has characters that no header may have", config.name);
                 Error::new(Kind::Invalid, Origin::Gateway, message)
             })?),
             ApiKey::None | ApiKey::Missing { .. } | ApiKey::Client => None,
@@ -105,6 +106,7 @@ impl Upstream {
 
     async fn list(&self, endpoint: &Endpoint) -> Result<Vec<String>> {
         let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(USER_AGENT, NAME_AND_VERSION);
         headers.insert(ACCEPT, JSON);
         headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
         let mut request = compose(endpoint, &endpoint.models, headers, Bytes::new());
@@ -149,6 +151,7 @@ impl Upstream {
         let stream = request.stream && !matches!(request.ask, Ask::Embed(_));
         let rest = model.split().map_or(model.as_str(), |(_, rest)| rest);
         let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(USER_AGENT, NAME_AND_VERSION);
         headers.insert(CONTENT_TYPE, JSON);
         headers.insert(ACCEPT, if stream { EVENT_STREAM } else { JSON });
         headers.extend(HeaderValue::from_str(&request.id).ok().map(|id| (REQUEST_ID, id)));
@@ -161,7 +164,10 @@ impl Upstream {
             return Ok(self.authorization.clone());
         }
         of_client.and_then(|given| authorization(given.expose())).map(Some).ok_or_else(|| {
-            let message = format!("upstream \"{}\" takes the client's own key; send it as `authorization: Bearer KEY`", self.name);
+            let message = format!(
+                "upstream \"{}\" takes the client's own key; send it as `authorization: Bearer KEY`",
+                self.name
+            );
             Error::new(Kind::Unauthenticated, Origin::Client, message)
         })
     }
@@ -181,14 +187,21 @@ impl Upstream {
         } else if !outgoing.stream && has_media(&head.headers, "event-stream") {
             Err(self.bad("it answered with a stream though none was asked for"))
         } else {
-            self.read(body, &mut patience, self.config.idle_timeout).await.and_then(|body| self.whole(body, outgoing.stream))
+            self.read(body, &mut patience, self.config.idle_timeout)
+                .await
+                .and_then(|body| self.whole(body, outgoing.stream))
         };
         let headers = passed_headers(&head.headers, false);
         deltas.map(|deltas| Completion { model: model.clone(), headers, deltas }).map_err(Failure::last)
     }
 
     /// Sends the request; once more, at once, where a pooled connection turns out to be closed.
-    async fn converse(&self, outgoing: &Outgoing<'_>, endpoint: &Endpoint, patience: &mut Patience) -> Outcome<Response<Incoming>> {
+    async fn converse(
+        &self,
+        outgoing: &Outgoing<'_>,
+        endpoint: &Endpoint,
+        patience: &mut Patience,
+    ) -> Outcome<Response<Incoming>> {
         let uri = endpoint.uri(outgoing.ask);
         let request = || compose(endpoint, uri, outgoing.headers.clone(), outgoing.body.clone());
         match self.exchange(endpoint, request(), patience).await {
@@ -270,7 +283,6 @@ impl Backend for Upstream {
 }
 
 fn compose(endpoint: &Endpoint, uri: &Uri, mut headers: HeaderMap, body: Bytes) -> http::Request<Full<Bytes>> {
-    headers.insert(USER_AGENT, NAME_AND_VERSION);
     headers.extend(endpoint.host.clone().map(|host| (HOST, host)));
     let mut request = http::Request::new(Full::new(body));
     *request.method_mut() = Method::POST;

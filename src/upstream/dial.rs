@@ -32,20 +32,15 @@ pub(super) struct Dial {
 }
 
 impl Dial {
-    /// A dialler that trusts the system's certificates or, where there are none, Mozilla's.
-    pub(super) fn new(timeout: Duration) -> Self {
+    /// A dialler that trusts the system's certificates or, where there are none, Mozilla's. The
+    /// system's are read only where `tls` is wanted: that takes a while.
+    pub(super) fn new(timeout: Duration, tls: bool) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(TCP_KEEPALIVE));
-        let builder = HttpsConnectorBuilder::new();
-        let tls = match builder.with_native_roots() {
-            Ok(tls) => tls,
-            Err(error) => {
-                tracing::debug!(%error, "no system certificates, using the built-in ones");
-                HttpsConnectorBuilder::new().with_webpki_roots()
-            }
-        };
+        let of_system = tls.then(|| HttpsConnectorBuilder::new().with_native_roots().ok()).flatten();
+        let tls = of_system.unwrap_or_else(|| HttpsConnectorBuilder::new().with_webpki_roots());
         let connector = tls.https_or_http().enable_all_versions().wrap_connector(tcp);
         Dial { connector, timeout }
     }

@@ -89,7 +89,8 @@ impl Endpoints {
             let count = config.endpoints.len();
             return Err(wrong(config, &format!("{count} endpoints; there must be 1 to {MOST}")));
         }
-        let dial = Dial::new(config.connect_timeout);
+        let tls = config.endpoints.iter().any(|address| address.scheme() == Some(&Scheme::HTTPS));
+        let dial = Dial::new(config.connect_timeout, tls);
         let built = config.endpoints.iter().map(|address| Endpoint::build(address, config, &dial).map(Arc::new));
         Ok(Endpoints { list: built.collect::<Result<_>>()?, turn: AtomicUsize::new(0) })
     }
@@ -107,7 +108,9 @@ impl Endpoints {
         let first_try = tried.count() == 0;
         let turn = self.turn.fetch_add(usize::from(first_try), Ordering::Relaxed);
         loop {
-            let admitting = (0..count).map(|step| turn.wrapping_add(step) % count).filter(|at| self.list[*at].breaker.would_admit(now));
+            let admitting = (0..count)
+                .map(|step| turn.wrapping_add(step) % count)
+                .filter(|at| self.list[*at].breaker.would_admit(now));
             let best = admitting.min_by_key(|at| (tried.has(*at), self.list[*at].busy.load(Ordering::Relaxed)))?;
             // Another call may have taken the trial meanwhile; then this address does not admit any more.
             if let Some(trial) = self.list[best].breaker.admit(now) {
@@ -121,11 +124,13 @@ impl Endpoints {
     pub(super) fn breaker(&self) -> State {
         let now = Instant::now();
         let states = self.list.iter().map(|endpoint| endpoint.breaker.state(now));
-        states.min_by_key(|state| match state {
-            State::Closed => 0,
-            State::HalfOpen => 1,
-            State::Open => 2,
-        }).unwrap_or_default()
+        states
+            .min_by_key(|state| match state {
+                State::Closed => 0,
+                State::HalfOpen => 1,
+                State::Open => 2,
+            })
+            .unwrap_or_default()
     }
 
     /// Calls being answered.

@@ -60,7 +60,8 @@ impl Failure {
         if cause.is_connect() {
             return Failure::broken(upstream, &format!("cannot connect: {root}"));
         }
-        let closed = find::<hyper::Error>(cause).is_some_and(|error| error.is_incomplete_message() || error.is_canceled());
+        let closed =
+            find::<hyper::Error>(cause).is_some_and(|error| error.is_incomplete_message() || error.is_canceled());
         let reset = find::<std::io::Error>(cause).is_some();
         let again = if closed || reset { Again::Stale } else { Again::Later(None) };
         Failure { error: unavailable(upstream, &format!("connection lost: {root}")), again, blame: true }
@@ -84,7 +85,8 @@ impl Failure {
         };
         let transient = matches!(status.as_u16(), 408 | 409 | 429 | 500 | 502 | 503 | 504 | 529) && !quota_spent;
         let text = told.as_ref().map_or_else(|| format!("status {status}"), |told| told.message.clone());
-        let mut error = Error::new(kind, Origin::Upstream, format!("upstream \"{upstream}\": {}", short(&text))).retry(retry);
+        let mut error =
+            Error::new(kind, Origin::Upstream, format!("upstream \"{upstream}\": {}", short(&text))).retry(retry);
         if let Some(param) = told.and_then(|told| told.param) {
             error = error.param(param);
         }

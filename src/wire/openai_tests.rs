@@ -26,7 +26,11 @@ fn a_request_changes_only_where_it_must() {
     let table = [
         (r#"{"model":"a","x":1}"#, false, r#"{"model":"up","x":1}"#.to_owned()),
         (r#" { "model" : "a" , "unknown" : 1.50 } "#, false, r#" { "model" : "up" , "unknown" : 1.50 } "#.to_owned()),
-        (r#"{"stream_options":{"x":1},"model":"\u0061"}"#, false, r#"{"stream_options":{"x":1},"model":"up"}"#.to_owned()),
+        (
+            r#"{"stream_options":{"x":1},"model":"\u0061"}"#,
+            false,
+            r#"{"stream_options":{"x":1},"model":"up"}"#.to_owned(),
+        ),
         (r#"{"model":"a","stream":true}"#, true, format!(r#"{{"model":"up",{ask},"stream":true}}"#)),
         (r#"{"stream_options":null,"model":"a"}"#, true, format!(r#"{{{ask},"model":"up"}}"#)),
         (r#"{"stream_options":{},"model":"a"}"#, true, format!(r#"{{{ask},"model":"up"}}"#)),
@@ -78,7 +82,9 @@ fn a_chunk_with_choices_or_without_usage_is_not_only_usage() {
 
 #[test]
 fn what_is_no_json_object_is_refused() {
-    for bytes in [b"".as_slice(), b"[]", b"[1,2,3,4]", b"null", b"<html>", b"{\"choices\":", b"{} x", b"{\"model\":\"\xff\"}"] {
+    for bytes in
+        [b"".as_slice(), b"[]", b"[1,2,3,4]", b"null", b"<html>", b"{\"choices\":", b"{} x", b"{\"model\":\"\xff\"}"]
+    {
         assert!(scan(bytes).is_err(), "{bytes:?}");
     }
 }
@@ -114,7 +120,9 @@ fn usage_stays_where_the_client_asked_for_it() {
 
 #[test]
 fn usage_is_read_with_tolerance() {
-    let usage = |prompt_tokens, cached_tokens, completion_tokens| Some(Usage { prompt_tokens, cached_tokens, completion_tokens });
+    let usage = |prompt_tokens, cached_tokens, completion_tokens| {
+        Some(Usage { prompt_tokens, cached_tokens, completion_tokens })
+    };
     let table = [
         (r#"{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}"#, usage(9, 4, 3)),
         (r#"{"prompt_tokens":9,"total_tokens":9}"#, usage(9, 0, 0)),
@@ -142,7 +150,8 @@ fn a_finish_is_seen() {
 
 #[test]
 fn an_error_body_always_has_its_four_keys() {
-    let error = ErrorBody { message: "a \"b\"".to_owned(), class: "invalid_request_error".to_owned(), ..ErrorBody::default() };
+    let error =
+        ErrorBody { message: "a \"b\"".to_owned(), class: "invalid_request_error".to_owned(), ..ErrorBody::default() };
     let rendered = error.render();
     assert_eq!(rendered, r#"{"error":{"message":"a \"b\"","type":"invalid_request_error","param":null,"code":null}}"#);
     assert_eq!(ErrorBody::parse(&rendered), Some(error));

@@ -8,7 +8,10 @@ const STREAMS: &[(&str, &[u8])] = &[
     ("cr", b"data: a\r\rdata: b\r\r"),
     ("mixed", b"data: a\r\n\ndata: b\n\r\ndata: c\r\r\ndata: d\n\n"),
     ("comments", b": hello\n\n:\ndata: a\n: between\ndata: b\n\n"),
-    ("fields", b"event: error\nid: 7\nretry: 10\ndata:x\n\nevent: other\ndata\ndata:  y\n\nevent: error\n\ndata: z\n\n"),
+    (
+        "fields",
+        b"event: error\nid: 7\nretry: 10\ndata:x\n\nevent: other\ndata\ndata:  y\n\nevent: error\n\ndata: z\n\n",
+    ),
     ("mark", b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: lost\n\n"),
     ("many lines", b"data: {\ndata:  \"a\": 1\ndata: }\n\n"),
     ("utf-8", "data: {\"x\":\"Wehr – 堰 🌊\"}\n\n".as_bytes()),

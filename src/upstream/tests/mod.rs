@@ -39,7 +39,12 @@ fn request(body: &str, ask: Ask) -> Request {
         model: "m".to_owned(),
         stream: false,
         ask,
-        body: ClientBody { bytes: Bytes::copy_from_slice(body.as_bytes()), model: at..at + 3, stream: None, stream_options: None },
+        body: ClientBody {
+            bytes: Bytes::copy_from_slice(body.as_bytes()),
+            model: at..at + 3,
+            stream: None,
+            stream_options: None,
+        },
         headers: Default::default(),
         authorization: None,
     }
@@ -136,7 +141,8 @@ async fn five_megabytes_pass_both_ways() {
     let answer = format!(r#"{{"choices":[],"data":"{filler}","usage":{{"prompt_tokens":7,"completion_tokens":2}}}}"#);
     let mut fake = Fake::start([Reply::json(&answer)]).await;
     let body = format!(r#"{{"model":"m","messages":["{filler}"]}}"#);
-    let (raw, end) = all(upstream(&[&fake]).start(call(request(&body, Ask::Chat(Chat::default())))).await.unwrap()).await;
+    let (raw, end) =
+        all(upstream(&[&fake]).start(call(request(&body, Ask::Chat(Chat::default())))).await.unwrap()).await;
     assert!(raw == [answer]);
     assert_eq!(end.unwrap(), Some(USAGE));
     assert!(fake.seen().await.body == body.replacen("\"m\"", "\"org/large\"", 1).into_bytes());
@@ -180,7 +186,8 @@ async fn without_its_key_nothing_is_sent() {
 #[tokio::test]
 async fn connections_are_used_again() {
     let stream = Reply::stream(&["data: {}\n\n", "data: [DONE]\n\n"]);
-    let fake = Fake::start([Reply::json(ANSWER), stream.clone(), Reply::json(ANSWER), stream, Reply::json(ANSWER)]).await;
+    let fake =
+        Fake::start([Reply::json(ANSWER), stream.clone(), Reply::json(ANSWER), stream, Reply::json(ANSWER)]).await;
     let upstream = upstream(&[&fake]);
     for turn in 0..5 {
         let asked = if turn % 2 == 1 { streaming() } else { call(chat()) };
@@ -195,7 +202,8 @@ async fn models_are_listed() {
     let mut fake = Fake::start([Reply::json(r#"{"data":[{"id":"a"},{"id":"org/b"}]}"#)]).await;
     let dead: http::Uri = "http://127.0.0.1:1/v1".parse().unwrap();
     let endpoints = vec![dead, fake.base.clone()];
-    let upstream = Upstream::new(Config { endpoints, api_key: ApiKey::Value(Secret::new("sk")), ..config(&[]) }).unwrap();
+    let upstream =
+        Upstream::new(Config { endpoints, api_key: ApiKey::Value(Secret::new("sk")), ..config(&[]) }).unwrap();
     assert_eq!(upstream.probe().await.unwrap(), ["a", "org/b"]);
     let seen = fake.seen().await;
     assert!(seen.head.starts_with("get /v1/models "));
@@ -214,7 +222,8 @@ async fn headers_about_limits_reach_the_client_and_others_do_not() {
 
 #[tokio::test]
 async fn an_upstreams_error_passes_through_unchanged() {
-    let body = r#"{"error":{"message":"bad tool","type":"invalid_request_error","param":"tools[0]","code":null,"more":1}}"#;
+    let body =
+        r#"{"error":{"message":"bad tool","type":"invalid_request_error","param":"tools[0]","code":null,"more":1}}"#;
     let head = "content-type: application/json; charset=utf-8\r\nx-ratelimit-remaining-tokens: 3\r\nserver: x\r\n";
     let fake = Fake::start([Reply::whole(400, head, body)]).await;
     let error = upstream(&[&fake]).start(call(chat())).await.unwrap_err();
@@ -251,7 +260,10 @@ async fn each_status_has_its_kind() {
         let upstream = Upstream::new(Config { retries: 0, ..config(&[&fake]) }).unwrap();
         let error = upstream.start(call(chat())).await.unwrap_err();
         assert_eq!((error.kind(), error.detail().retry), (kind, retry), "{status}");
-        assert_eq!(error.detail().passed.as_ref().map(|passed| passed.status.as_u16()), (status >= 400).then_some(status));
+        assert_eq!(
+            error.detail().passed.as_ref().map(|passed| passed.status.as_u16()),
+            (status >= 400).then_some(status)
+        );
     }
 }
 
@@ -269,7 +281,10 @@ async fn a_success_that_is_no_answer_is_an_error() {
     for (reply, expected) in table {
         let fake = Fake::start([reply]).await;
         let error = upstream(&[&fake]).start(call(chat())).await.unwrap_err();
-        assert_eq!((error.kind(), error.detail().origin, error.detail().retry), (Kind::Unavailable, Origin::Upstream, Retry::Elsewhere));
+        assert_eq!(
+            (error.kind(), error.detail().origin, error.detail().retry),
+            (Kind::Unavailable, Origin::Upstream, Retry::Elsewhere)
+        );
         assert!(error.detail().message.starts_with(&format!("upstream \"up\": {expected}")), "{error}");
         assert_eq!(fake.unseen(), 1, "nothing is asked again after the head: {expected}");
     }
@@ -307,6 +322,7 @@ fn what_cannot_be_an_endpoint_is_refused() {
         let error = Upstream::new(Config::new("up", endpoints)).unwrap_err();
         assert_eq!(error.detail().message, format!("upstream \"up\": {expected}"));
     }
-    let bad_key = Config { api_key: ApiKey::Value(Secret::new("a\nb")), ..Config::new("up", vec!["http://h".parse().unwrap()]) };
+    let bad_key =
+        Config { api_key: ApiKey::Value(Secret::new("a\nb")), ..Config::new("up", vec!["http://h".parse().unwrap()]) };
     assert!(!Upstream::new(bad_key).unwrap_err().detail().message.contains("a\nb"));
 }

@@ -133,7 +133,10 @@ async fn nobody_there_is_unavailable() {
     let endpoints = vec!["http://127.0.0.1:1/v1".parse().unwrap()];
     let upstream = Upstream::new(Config { endpoints, ..config(&[]) }).unwrap();
     let error = upstream.start(call(chat())).await.unwrap_err();
-    assert_eq!((error.kind(), error.detail().origin, error.detail().retry), (Kind::Unavailable, Origin::Upstream, Retry::Elsewhere));
+    assert_eq!(
+        (error.kind(), error.detail().origin, error.detail().retry),
+        (Kind::Unavailable, Origin::Upstream, Retry::Elsewhere)
+    );
     assert!(error.detail().message.starts_with("upstream \"up\": cannot connect: "), "{error}");
 }
 
@@ -149,9 +152,16 @@ async fn a_silent_server_times_out_at_each_step() {
     let silent = Fake::start([Reply::raw(&[], Then::Hang)]).await;
     let half = Fake::start([Reply::raw(&["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"], Then::Hang)]).await;
     for (fake, first, idle) in [(&silent, tiny, Duration::MAX), (&half, Duration::from_secs(99), tiny)] {
-        let upstream = Upstream::new(Config { first_byte_timeout: first, idle_timeout: idle.min(Duration::from_secs(99)), ..config(&[fake]) });
+        let upstream = Upstream::new(Config {
+            first_byte_timeout: first,
+            idle_timeout: idle.min(Duration::from_secs(99)),
+            ..config(&[fake])
+        });
         let error = upstream.unwrap().start(call(chat())).await.unwrap_err();
-        assert_eq!((error.kind(), error.detail().origin, error.detail().retry), (Kind::Timeout, Origin::Upstream, Retry::Elsewhere));
+        assert_eq!(
+            (error.kind(), error.detail().origin, error.detail().retry),
+            (Kind::Timeout, Origin::Upstream, Retry::Elsewhere)
+        );
         assert_eq!(error.detail().message, r#"upstream "up": nothing came for 20ms"#);
         assert_eq!(fake.unseen(), 1);
     }
@@ -161,7 +171,8 @@ async fn a_silent_server_times_out_at_each_step() {
 async fn the_breaker_opens_and_tries_once_after_its_cool_down() {
     let fake = Fake::start([failing(500, ""), failing(500, ""), failing(500, ""), Reply::json(ANSWER)]).await;
     let breaker_cool_down = Duration::from_secs(3600);
-    let upstream = Upstream::new(Config { retries: 0, breaker_failures: 2, breaker_cool_down, ..config(&[&fake]) }).unwrap();
+    let upstream =
+        Upstream::new(Config { retries: 0, breaker_failures: 2, breaker_cool_down, ..config(&[&fake]) }).unwrap();
     upstream.start(call(chat())).await.unwrap_err();
     upstream.start(call(chat())).await.unwrap_err();
     assert_eq!((upstream.status().breaker, upstream.status().ready), (Breaker::Open, false));

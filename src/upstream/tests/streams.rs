@@ -5,7 +5,8 @@ use super::*;
 const FIRST: &str = r#"{"model":"m","choices":[{"delta":{"content":"a"},"finish_reason":null}],"usage":null}"#;
 const FINISH: &str = r#"{"model":"m","choices":[{"delta":{},"finish_reason":"stop"}],"extra":"é"}"#;
 const TOTAL: &str = r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
-const FINISH_AND_TOTAL: &str = r#"{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
+const FINISH_AND_TOTAL: &str =
+    r#"{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
 
 fn events(list: &[&str]) -> String {
     list.iter().map(|data| format!("data: {data}\n\n")).collect()
@@ -20,7 +21,8 @@ async fn answer(reply: Reply) -> (Vec<Bytes>, Result<Option<Usage>, Error>) {
 async fn every_event_is_one_delta_with_its_own_bytes() {
     let whole = events(&[FIRST, FINISH, TOTAL, "[DONE]"]);
     let (start, rest) = whole.split_at(40);
-    for reply in [Reply::stream(&[&whole]), Reply::stream(&[start, rest]), Reply::stream(&[": ping\n\n", start, rest])] {
+    for reply in [Reply::stream(&[&whole]), Reply::stream(&[start, rest]), Reply::stream(&[": ping\n\n", start, rest])]
+    {
         let (raw, end) = answer(reply).await;
         assert_eq!(raw, [FIRST, FINISH, TOTAL]);
         assert_eq!(end.unwrap(), Some(USAGE));
@@ -129,6 +131,12 @@ async fn dropping_a_call_before_its_head_closes_the_upstreams_connection() {
 async fn a_whole_answer_to_a_stream_becomes_a_chunk() {
     let whole = r#"{"object":"chat.completion","choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
     let (raw, end) = answer(Reply::json(whole)).await;
-    assert_eq!(raw, [whole.replace("chat.completion", "chat.completion.chunk").replace(r#""message":{"content":"hi"},"finish_reason":"stop""#, r#""finish_reason":"stop","delta":{"content":"hi"}"#)]);
+    assert_eq!(
+        raw,
+        [whole.replace("chat.completion", "chat.completion.chunk").replace(
+            r#""message":{"content":"hi"},"finish_reason":"stop""#,
+            r#""finish_reason":"stop","delta":{"content":"hi"}"#
+        )]
+    );
     assert_eq!(end.unwrap(), Some(USAGE));
 }
