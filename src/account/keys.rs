@@ -25,8 +25,8 @@ impl Keys {
         if self.tenants.is_empty() {
             return Ok(TenantId::anonymous());
         }
-        let given = bearer(headers)
-            .ok_or_else(|| refused("no api key given: send it as `authorization: Bearer KEY`"))?;
+        let given =
+            bearer(headers).ok_or_else(|| refused("no api key given: send it as `authorization: Bearer KEY`"))?;
         let mut found = None;
         // Every key is compared, so that the time tells nothing about which one matched.
         for (tenant, key) in &self.tenants {
@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn a_missing_or_unknown_key_is_refused_without_being_quoted() {
-        let values = [None, Some(""), Some("Bearer "), Some("Bearer k-"), Some("Bearer k-11"), Some("Basic k-1"), Some("k-1")];
+        let values =
+            [None, Some(""), Some("Bearer "), Some("Bearer k-"), Some("Bearer k-11"), Some("Basic k-1"), Some("k-1")];
         for value in values {
             let error = identify(&keys(), value).unwrap_err();
             assert_eq!((error.kind(), error.detail().code), (Kind::Unauthenticated, Some("invalid_api_key")));

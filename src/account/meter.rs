@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::receipt::{Decided, Failure, PlanKind, Reason};
 use super::story::{self, Story};
 use super::tab::Tab;
-use super::{Attempt, Prices, Record};
+use super::{Attempt, Awaited, Prices, Record};
 use crate::error::Error;
 use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request, TenantId};
@@ -33,10 +33,13 @@ impl Meter {
         self.0.state().asker = Some((id.clone(), tenant.clone()));
     }
 
-    /// Notes that the client's body has arrived: all time since the opening was waiting for it.
-    pub fn body_read(&self) {
-        let waited = self.0.opened.elapsed();
-        self.0.state().waits.add(waited);
+    /// The client's body, with the time it makes us wait noted, so that it is not our overhead.
+    pub fn client_body<B>(&self, body: B) -> Awaited<B> {
+        Awaited::new(self.clone(), body)
+    }
+
+    pub(super) fn tab(&self) -> &Tab {
+        &self.0
     }
 
     /// Notes who asks what, once parsed.
@@ -68,8 +71,9 @@ impl Meter {
         self.0.state().error = Some(Failure::of(error));
     }
 
-    /// Notes that the answer's head is about to be written: what went by since the opening, less
-    /// the time waited for the client's body and for backends, is the overhead.
+    /// Notes that the answer's head is about to be written (after `api::respond`, which folds an
+    /// answer that is not streamed): what went by since the opening, less the time waited for the
+    /// client's body and for backends, is the overhead.
     pub fn head(&self) {
         let now = Instant::now();
         let mut state = self.0.state();

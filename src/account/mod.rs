@@ -6,6 +6,7 @@
 //! opens a tab, `execute` notes the attempts on it, `observe` receives the receipts.
 
 mod attempt;
+mod body;
 mod keys;
 mod meter;
 mod price;
@@ -17,6 +18,7 @@ mod tab;
 mod tests;
 
 pub use attempt::Attempt;
+pub use body::Awaited;
 pub use keys::Keys;
 pub use meter::Meter;
 pub use price::{Price, Prices};

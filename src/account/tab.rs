@@ -72,10 +72,6 @@ impl Waits {
         }
     }
 
-    pub(super) fn add(&mut self, waited: Duration) {
-        self.total += waited;
-    }
-
     pub(super) fn until(&self, now: Instant) -> Duration {
         let open = if self.waiting == 0 { Duration::ZERO } else { now - self.since };
         self.total + open

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use http::StatusCode;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
@@ -91,7 +93,22 @@ fn stream_of(items: Vec<Result<Delta>>) -> BoxStream<'static, Result<Delta>> {
 
 /// Deltas that each take `pause` to come.
 fn slow(items: Vec<Result<Delta>>, pause: Duration) -> BoxStream<'static, Result<Delta>> {
-    stream::iter(items).then(move |item| async move { sleep(pause).await; item }).boxed()
+    stream::iter(items)
+        .then(move |item| async move {
+            sleep(pause).await;
+            item
+        })
+        .boxed()
+}
+
+/// A client's body of two frames, the second of which takes `pause` to come.
+fn slow_body(pause: Duration) -> StreamBody<BoxStream<'static, std::io::Result<Frame<Bytes>>>> {
+    let frame = |bytes| Ok(Frame::data(Bytes::from_static(bytes)));
+    let late = stream::once(async move {
+        sleep(pause).await;
+        frame(b"b")
+    });
+    StreamBody::new(stream::iter([frame(b"a")]).chain(late).boxed())
 }
 
 async fn drain(mut deltas: BoxStream<'static, Result<Delta>>) -> usize {
@@ -124,10 +141,8 @@ async fn an_escalated_request_tells_what_it_cost_avoided_and_wasted() {
     assert_eq!(receipt.avoided_usd, Some(12.0 - 2.9));
     assert_eq!((receipt.outcome, receipt.tenant.as_str(), &*receipt.asked), (Outcome::Ok, "team", "auto"));
     let outcomes: Vec<_> = receipt.attempts.iter().map(|attempt| (attempt.outcome, attempt.reason)).collect();
-    let expected = [
-        (AttemptOutcome::Discarded, Some(Reason::LowConfidence)),
-        (AttemptOutcome::Served, Some(Reason::Accepted)),
-    ];
+    let expected =
+        [(AttemptOutcome::Discarded, Some(Reason::LowConfidence)), (AttemptOutcome::Served, Some(Reason::Accepted))];
     assert_eq!(outcomes, expected);
 }
 
@@ -237,8 +252,9 @@ async fn a_followed_stream_ends_once_even_where_the_backend_does_not() {
 #[tokio::test(start_paused = true)]
 async fn overhead_is_neither_the_clients_nor_a_backends_time() {
     let (book, meter) = open();
-    sleep(5 * MS).await;
-    meter.body_read();
+    let frames = slow_body(5 * MS);
+    let body = meter.client_body(frames).collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "ab");
     sleep(3 * MS).await;
     // Two waits that overlap count once.
     let first = meter.attempt(&model("local/a"), 0);
@@ -327,6 +343,9 @@ async fn skipped_and_rejected_leave_their_reasons() {
     drop(meter);
     let receipt = book.only();
     let attempt = &receipt.attempts[0];
-    assert_eq!((attempt.outcome, attempt.reason, attempt.wasted), (AttemptOutcome::Skipped, Some(Reason::Cannot), false));
+    assert_eq!(
+        (attempt.outcome, attempt.reason, attempt.wasted),
+        (AttemptOutcome::Skipped, Some(Reason::Cannot), false)
+    );
     assert_eq!(receipt.decided.unwrap().plan.name(), "reject");
 }

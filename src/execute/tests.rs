@@ -167,10 +167,8 @@ fn gate(score: ScoreName, threshold: f64, hold_back: HoldBack) -> Gate {
 }
 
 fn cascade(gate: Gate, on_failure: OnFailure) -> Plan {
-    let stages = vec![
-        Stage { model: ModelId::new(LOCAL), gate: Some(gate) },
-        Stage { model: ModelId::new(UP), gate: None },
-    ];
+    let stages =
+        vec![Stage { model: ModelId::new(LOCAL), gate: Some(gate) }, Stage { model: ModelId::new(UP), gate: None }];
     Plan::Cascade { stages, on_failure }
 }
 
@@ -294,7 +292,8 @@ mod cascades {
 
     #[tokio::test(start_paused = true)]
     async fn tokens_flow_once_the_hold_back_is_passed() {
-        let local = fake([say("one ", &[-0.1]), say("two ", &[-0.2]), Step::Wait(LONG), say("three", &[-9.0]), end(5, 3)]);
+        let local =
+            fake([say("one ", &[-0.1]), say("two ", &[-0.2]), Step::Wait(LONG), say("three", &[-9.0]), end(5, 3)]);
         let up = large();
         let house = House::of(&[(LOCAL, &local), (UP, &up)]);
         let completion = timeout(SOON, house.start(cascade(min_gate(HoldBack::Tokens(2)), OnFailure::Error)))
@@ -369,9 +368,8 @@ mod cascades {
     #[tokio::test(start_paused = true)]
     async fn an_answer_cut_off_at_its_length_is_judged_like_any_other() {
         let (local, up) = (fake([say("cut", &[-0.1]), finish(Finish::Length), end(5, 1)]), large());
-        let told = House::of(&[(LOCAL, &local), (UP, &up)])
-            .ask(cascade(min_gate(HoldBack::All), OnFailure::Error))
-            .await;
+        let told =
+            House::of(&[(LOCAL, &local), (UP, &up)]).ask(cascade(min_gate(HoldBack::All), OnFailure::Error)).await;
         assert_eq!((told.text(), told.receipt.attempts[0].finish), ("cut", Some(Finish::Length)));
     }
 

@@ -66,7 +66,11 @@ fn render_attempts(attempts: &[AttemptReceipt]) -> String {
         let _ = write!(
             text,
             "{separator}{} {} ({reason}) prompt={about}{} cached={} completion={about}{}",
-            attempt.model, attempt.outcome.name(), usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens,
+            attempt.model,
+            attempt.outcome.name(),
+            usage.prompt_tokens,
+            usage.cached_tokens,
+            usage.completion_tokens,
         );
         if let Some(cost) = attempt.cost_usd {
             let _ = write!(text, " usd={cost}");

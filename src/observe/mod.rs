@@ -69,7 +69,12 @@ impl Metrics {
 
     /// Takes over the names of a configuration: `asked` may stand in a request's `model`,
     /// `targets` answer (full names; `NAME/*` for an upstream that passes any name on).
-    pub fn adopt(&self, generation: u64, asked: impl IntoIterator<Item = String>, targets: impl IntoIterator<Item = ModelId>) {
+    pub fn adopt(
+        &self,
+        generation: u64,
+        asked: impl IntoIterator<Item = String>,
+        targets: impl IntoIterator<Item = ModelId>,
+    ) {
         let series = |model: ModelId| {
             let label = model.as_str();
             (label.to_owned(), Arc::new(Series::of(&self.families, label)))

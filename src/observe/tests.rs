@@ -44,10 +44,7 @@ fn request(model: &str) -> Request {
 fn cascade() -> Plan {
     let judge = Arc::new(Judge::at_least(ScoreName::MinLogprob, -1.0));
     let gate = Some(Gate { judge, hold_back: HoldBack::All });
-    let stages = vec![
-        Stage { model: ModelId::new(LOCAL), gate },
-        Stage { model: ModelId::new(UP), gate: None },
-    ];
+    let stages = vec![Stage { model: ModelId::new(LOCAL), gate }, Stage { model: ModelId::new(UP), gate: None }];
     Plan::Cascade { stages, on_failure: OnFailure::Error }
 }
 
@@ -252,6 +249,9 @@ async fn each_request_leaves_one_log_line_with_every_fact_and_no_text() {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    // With one dispatcher alive, tracing asks only the current thread's whether a line is wanted,
+    // and remembers what another test's thread said. With two it asks both.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let guard = tracing::subscriber::set_default(subscriber);
     let metrics = metrics();
     let local = vec![say("answer nobody may read", &[-2.0]), Step::Hang];
