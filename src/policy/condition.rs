@@ -36,14 +36,18 @@ pub(super) struct Condition {
 
 impl std::fmt::Debug for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Condition").field("words", &self.words).finish_non_exhaustive()
+        f.debug_struct("Condition")
+            .field("words", &self.words)
+            .finish_non_exhaustive()
     }
 }
 
 impl Condition {
     /// Parses and checks the text; every flaw is reported.
     pub(super) fn compile(text: &str, vocabulary: &Vocabulary<'_>) -> Result<Condition, Vec<Flaw>> {
-        let env = vocabulary.env().map_err(|message| vec![Flaw { line: 0, message }])?;
+        let env = vocabulary
+            .env()
+            .map_err(|message| vec![Flaw { line: 0, message }])?;
         let (mut expression, info) = match env.parser().parse_with_source_info(text) {
             Ok(parsed) => parsed,
             Err(errors) => {
@@ -58,10 +62,17 @@ impl Condition {
         if let Some(found) = checker.check(&mut expression)
             && found != Type::Bool
         {
-            checker.flaw(&expression, format!("must be true or false, but is {}", found.name()));
+            checker.flaw(
+                &expression,
+                format!("must be true or false, but is {}", found.name()),
+            );
         }
         let words = checker.finish()?;
-        let condition = Condition { expression, words, env };
+        let condition = Condition {
+            expression,
+            words,
+            env,
+        };
         match condition.try_out() {
             Ok(()) => Ok(condition),
             Err(message) => Err(vec![Flaw { line: 0, message }]),
@@ -71,7 +82,11 @@ impl Condition {
     /// Whether the condition holds, or why that cannot be said.
     pub(super) fn holds(&self, reading: &Reading<'_>, facts: &Facts) -> Result<bool, String> {
         let words = &self.words;
-        self.evaluate(&Scope { words, reading, facts })
+        self.evaluate(&Scope {
+            words,
+            reading,
+            facts,
+        })
     }
 
     /// The models whose facts the condition reads.
@@ -88,7 +103,10 @@ impl Condition {
         let value = Value::resolve_val(&self.expression, &context).map_err(|e| e.to_string())?;
         match value.downcast_ref::<CelBool>() {
             Some(value) => Ok(*value.inner()),
-            None => Err(format!("the result is a {}, not a bool", value.get_type().name())),
+            None => Err(format!(
+                "the result is a {}, not a bool",
+                value.get_type().name()
+            )),
         }
     }
 
