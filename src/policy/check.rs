@@ -12,6 +12,8 @@ use super::form::suggest;
 use super::pattern::Pattern;
 use super::vocabulary::{ModelFact, Signal, Type, Vocabulary, Word};
 
+/// How deep an expression may nest, so that evaluating it fits any thread's stack.
+const DEEPEST: usize = 32;
 const ROOTS: [&str; 3] = ["request", "models", "budget"];
 const METHODS: [&str; 5] = ["contains", "startsWith", "endsWith", "matches", "size"];
 const FUNCTIONS: [&str; 4] = ["size", "int", "double", "string"];
@@ -23,6 +25,7 @@ pub(super) struct Checker<'c, 'n> {
     info: &'c SourceInfo,
     words: Vec<Word>,
     flaws: Vec<Flaw>,
+    depth: usize,
 }
 
 impl<'c, 'n> Checker<'c, 'n> {
@@ -33,6 +36,7 @@ impl<'c, 'n> Checker<'c, 'n> {
             info,
             words: Vec::new(),
             flaws: Vec::new(),
+            depth: 0,
         }
     }
 
@@ -60,6 +64,16 @@ impl<'c, 'n> Checker<'c, 'n> {
 
     /// The expression's type; `None` when a flaw was noted inside it.
     pub(super) fn check(&mut self, at: &mut Expression) -> Option<Type> {
+        if self.depth == DEEPEST {
+            return self.refuse(at, "nested too deep; split it into several rules");
+        }
+        self.depth += 1;
+        let found = self.find_type(at);
+        self.depth -= 1;
+        found
+    }
+
+    fn find_type(&mut self, at: &mut Expression) -> Option<Type> {
         match &at.expr {
             Expr::Literal(literal) => match literal {
                 LiteralValue::Boolean(_) => Some(Type::Bool),

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
+use cel::common::ast::SourceInfo;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelString};
 use cel::common::value::CowVal;
 use cel::context::VariableResolver;
 use cel::parser::Expression;
-use cel::{Context, Env, Value};
+use cel::{Context, Env, ParseError, Value};
 
 use super::Facts;
 use super::check::Checker;
@@ -17,6 +18,10 @@ use super::signals::Reading;
 use super::vocabulary::{ModelFact, Type, Vocabulary, Word};
 use crate::backend::Status;
 use crate::request::ModelId;
+
+/// The longest text of a condition.
+const LONGEST: usize = 2048;
+const PARSER_STACK_BYTES: usize = 256 << 20;
 
 /// What is wrong with a condition.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,16 +53,7 @@ impl Condition {
         let env = vocabulary
             .env()
             .map_err(|message| vec![Flaw { line: 0, message }])?;
-        let (mut expression, info) = match env.parser().parse_with_source_info(text) {
-            Ok(parsed) => parsed,
-            Err(errors) => {
-                let flaws = errors.errors.iter().map(|error| Flaw {
-                    line: usize::try_from(error.pos.0).unwrap_or(1).saturating_sub(1),
-                    message: format!("not a CEL expression: {}", error.msg.to_lowercase()),
-                });
-                return Err(flaws.collect());
-            }
-        };
+        let (mut expression, info) = parse(&env, text)?;
         let mut checker = Checker::new(vocabulary, text, &info);
         if let Some(found) = checker.check(&mut expression)
             && found != Type::Bool
@@ -116,6 +112,39 @@ impl Condition {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("fails on a sample request: {error}")),
         }
+    }
+}
+
+/// Parses on a stack of its own: the parser takes some 100 KiB of it per bracket, and a stack that
+/// overflows ends the process.
+fn parse(env: &Env, text: &str) -> Result<(Expression, SourceInfo), Vec<Flaw>> {
+    let flaw = |message: String| vec![Flaw { line: 0, message }];
+    if text.len() > LONGEST {
+        return Err(flaw(format!(
+            "longer than {LONGEST} bytes; split it into several rules"
+        )));
+    }
+    let parser = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
+    let outcome = std::thread::scope(|scope| {
+        let running = parser.spawn_scoped(scope, || env.parser().parse_with_source_info(text));
+        running.map(|thread| thread.join())
+    });
+    match outcome {
+        Ok(Ok(Ok(parsed))) => Ok(parsed),
+        Ok(Ok(Err(errors))) => Err(errors.errors.iter().map(syntax_flaw).collect()),
+        Ok(Err(_)) => Err(flaw("not a CEL expression: the parser gave up".to_owned())),
+        Err(error) => Err(flaw(format!("cannot be parsed: no thread: {error}"))),
+    }
+}
+
+fn syntax_flaw(error: &ParseError) -> Flaw {
+    let message = match error.msg.find("ecursion limit") {
+        Some(_) => "not a CEL expression: nested too deep".to_owned(),
+        None => format!("not a CEL expression: {}", error.msg.to_lowercase()),
+    };
+    Flaw {
+        line: usize::try_from(error.pos.0).unwrap_or(1).saturating_sub(1),
+        message,
     }
 }
 

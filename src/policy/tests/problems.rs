@@ -283,3 +283,27 @@ fn all_problems_are_reported_at_once_in_the_order_of_lines() {
         "{found:#?}"
     );
 }
+
+#[test]
+fn a_condition_that_nests_too_deep_is_refused_and_not_fatal() {
+    let deep =
+        |open: &str, close: &str, n: usize| format!("{}true{}", open.repeat(n), close.repeat(n));
+    for condition in [
+        deep("(", ")", 1000),
+        deep("[", "]", 1000),
+        deep("true ? true : ", "", 140),
+        deep("!(", ")", 600),
+        format!("{}1 > 1", "1 + ".repeat(500)),
+        format!("request.text{} == 1", ".size()".repeat(280)),
+        deep("(", ")", 2000),
+    ] {
+        let found = problems(&when(&condition));
+        let refused = ["too deep", "longer than", "not a CEL", "does not take"];
+        assert!(
+            refused.iter().any(|words| found[0].contains(words)),
+            "{found:?}"
+        );
+    }
+    assert!(super::compile(&when(&deep("(", ")", 12))).is_ok());
+    assert!(super::compile(&when(&vec!["request.stream"; 100].join(" && "))).is_ok());
+}
