@@ -52,8 +52,12 @@ pub enum ScoreName {
 
 impl ScoreName {
     /// Every score, in the order of headers and tables.
-    pub const ALL: [ScoreName; 4] =
-        [ScoreName::MinLogprob, ScoreName::MeanLogprob, ScoreName::SumLogprob, ScoreName::Margin];
+    pub const ALL: [ScoreName; 4] = [
+        ScoreName::MinLogprob,
+        ScoreName::MeanLogprob,
+        ScoreName::SumLogprob,
+        ScoreName::Margin,
+    ];
 
     /// The name in policy files, headers and metrics.
     pub fn name(self) -> &'static str {
@@ -67,7 +71,9 @@ impl ScoreName {
 
     /// The score of this name; `None` when there is none.
     pub fn parse(name: &str) -> Option<ScoreName> {
-        ScoreName::ALL.into_iter().find(|score| score.name() == name)
+        ScoreName::ALL
+            .into_iter()
+            .find(|score| score.name() == name)
     }
 
     /// Whether a further token can never raise it, so that a gate may give up early.
@@ -101,7 +107,11 @@ pub struct Judge {
 impl Judge {
     /// Accepts when `score` is `threshold` or more.
     pub fn at_least(score: ScoreName, threshold: f64) -> Judge {
-        Judge { score, at_least: Some(threshold), uncertified: false }
+        Judge {
+            score,
+            at_least: Some(threshold),
+            uncertified: false,
+        }
     }
 
     /// The judge of an error bound that nothing certifies: accepts when exp(`min_logprob`) is
@@ -121,7 +131,9 @@ impl Judge {
 
     /// Whether the answer so far, taken as the whole, is accepted. Without a token it never is.
     pub fn accepts_answer(&self, answer: &Running) -> bool {
-        answer.value(self.score).is_some_and(|value| self.accepts(value))
+        answer
+            .value(self.score)
+            .is_some_and(|value| self.accepts(value))
     }
 
     /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.
@@ -159,6 +171,10 @@ impl fmt::Display for Judge {
             Some(threshold) => write!(f, "{} >= {}", self.score, running::decimal(threshold))?,
             None => write!(f, "{}: never accepted", self.score)?,
         }
-        f.write_str(if self.uncertified { " (uncertified)" } else { "" })
+        f.write_str(if self.uncertified {
+            " (uncertified)"
+        } else {
+            ""
+        })
     }
 }

@@ -12,6 +12,8 @@ use super::form::suggest;
 use super::pattern::Pattern;
 use super::vocabulary::{ModelFact, Signal, Type, Vocabulary, Word};
 
+/// How deep an expression may nest, so that evaluating it fits any thread's stack.
+const DEEPEST: usize = 32;
 const ROOTS: [&str; 3] = ["request", "models", "budget"];
 const METHODS: [&str; 5] = ["contains", "startsWith", "endsWith", "matches", "size"];
 const FUNCTIONS: [&str; 4] = ["size", "int", "double", "string"];
@@ -23,27 +25,55 @@ pub(super) struct Checker<'c, 'n> {
     info: &'c SourceInfo,
     words: Vec<Word>,
     flaws: Vec<Flaw>,
+    depth: usize,
 }
 
 impl<'c, 'n> Checker<'c, 'n> {
     pub(super) fn new(vocabulary: &'c Vocabulary<'n>, text: &'c str, info: &'c SourceInfo) -> Self {
-        Checker { vocabulary, text, info, words: Vec::new(), flaws: Vec::new() }
+        Checker {
+            vocabulary,
+            text,
+            info,
+            words: Vec::new(),
+            flaws: Vec::new(),
+            depth: 0,
+        }
     }
 
     /// The words that the expression names now, or its flaws.
     pub(super) fn finish(self) -> Result<Vec<Word>, Vec<Flaw>> {
-        if self.flaws.is_empty() { Ok(self.words) } else { Err(self.flaws) }
+        if self.flaws.is_empty() {
+            Ok(self.words)
+        } else {
+            Err(self.flaws)
+        }
     }
 
     /// Notes a flaw that stands where the expression does.
     pub(super) fn flaw(&mut self, at: &Expression, message: impl Into<String>) {
-        let start = self.info.offset_for(at.id).map_or(0, |(start, _)| start as usize);
+        let start = self
+            .info
+            .offset_for(at.id)
+            .map_or(0, |(start, _)| start as usize);
         let line = self.text.chars().take(start).filter(|c| *c == '\n').count();
-        self.flaws.push(Flaw { line, message: message.into() });
+        self.flaws.push(Flaw {
+            line,
+            message: message.into(),
+        });
     }
 
     /// The expression's type; `None` when a flaw was noted inside it.
     pub(super) fn check(&mut self, at: &mut Expression) -> Option<Type> {
+        if self.depth == DEEPEST {
+            return self.refuse(at, "nested too deep; split it into several rules");
+        }
+        self.depth += 1;
+        let found = self.find_type(at);
+        self.depth -= 1;
+        found
+    }
+
+    fn find_type(&mut self, at: &mut Expression) -> Option<Type> {
         match &at.expr {
             Expr::Literal(literal) => match literal {
                 LiteralValue::Boolean(_) => Some(Type::Bool),
@@ -84,10 +114,13 @@ impl<'c, 'n> Checker<'c, 'n> {
     /// The word that a path of names spells.
     fn find_word(&self, at: &Expression) -> Result<(Word, Type), String> {
         match &at.expr {
-            Expr::Ident(name) if ROOTS.contains(&name.as_str()) => {
-                Err(format!("\"{name}\" alone is no value: name one of its fields"))
-            }
-            Expr::Ident(name) => Err(format!("unknown name \"{name}\"{}", suggest(name, ROOTS.into_iter()))),
+            Expr::Ident(name) if ROOTS.contains(&name.as_str()) => Err(format!(
+                "\"{name}\" alone is no value: name one of its fields"
+            )),
+            Expr::Ident(name) => Err(format!(
+                "unknown name \"{name}\"{}",
+                suggest(name, ROOTS.into_iter())
+            )),
             Expr::Select(select) if select.test => {
                 Err("has(…) is not needed: every signal and fact is always there".into())
             }
@@ -108,9 +141,9 @@ impl<'c, 'n> Checker<'c, 'n> {
                 let hint = suggest(field, ["left_usd"].into_iter());
                 Err(format!("unknown fact \"budget.{field}\"{hint}"))
             }
-            Expr::Ident(root) if root == "models" => {
-                Err(format!("write models[\"{field}\"].ready: a model's name is quoted"))
-            }
+            Expr::Ident(root) if root == "models" => Err(format!(
+                "write models[\"{field}\"].ready: a model's name is quoted"
+            )),
             Expr::Call(call) if call.func_name == operators::INDEX => self.find_fact(call, field),
             Expr::Ident(_) | Expr::Select(_) => match self.find_word(&select.operand) {
                 Err(message) => Err(message),
@@ -122,22 +155,35 @@ impl<'c, 'n> Checker<'c, 'n> {
 
     fn find_signal(&self, field: &str) -> Result<(Word, Type), String> {
         if field == "headers" {
-            return Err("\"request.headers\" alone is no value: write request.headers[\"x-…\"]".into());
+            return Err(
+                "\"request.headers\" alone is no value: write request.headers[\"x-…\"]".into(),
+            );
         }
         if field == "secrets" {
             return Ok((Word::Secrets(self.vocabulary.detectors()?), Type::Int));
         }
-        match Signal::ALL.into_iter().find(|signal| signal.name() == field) {
+        match Signal::ALL
+            .into_iter()
+            .find(|signal| signal.name() == field)
+        {
             Some(signal) => Ok((Word::Signal(signal), signal.of())),
             None => {
-                let known = Signal::ALL.into_iter().map(Signal::name).chain(["headers", "secrets"]);
-                Err(format!("unknown signal \"request.{field}\"{}", suggest(field, known)))
+                let known = Signal::ALL
+                    .into_iter()
+                    .map(Signal::name)
+                    .chain(["headers", "secrets"]);
+                Err(format!(
+                    "unknown signal \"request.{field}\"{}",
+                    suggest(field, known)
+                ))
             }
         }
     }
 
     fn find_fact(&self, index: &CallExpr, field: &str) -> Result<(Word, Type), String> {
-        let [operand, name] = index.args.as_slice() else { return Err("not an index".into()) };
+        let [operand, name] = index.args.as_slice() else {
+            return Err("not an index".into());
+        };
         if !matches!(&operand.expr, Expr::Ident(root) if root == "models") {
             return Err(no_fields(field));
         }
@@ -151,13 +197,17 @@ impl<'c, 'n> Checker<'c, 'n> {
             Some(fact) => Ok((Word::Model(model, fact), fact.of())),
             None => {
                 let hint = suggest(field, ModelFact::ALL.into_iter().map(ModelFact::name));
-                Err(format!("unknown fact \"models[\\\"{name}\\\"].{field}\"{hint}"))
+                Err(format!(
+                    "unknown fact \"models[\\\"{name}\\\"].{field}\"{hint}"
+                ))
             }
         }
     }
 
     fn find_header(&self, index: &CallExpr) -> Result<(Word, Type), String> {
-        let [operand, name] = index.args.as_slice() else { return Err("not an index".into()) };
+        let [operand, name] = index.args.as_slice() else {
+            return Err("not an index".into());
+        };
         match &operand.expr {
             Expr::Ident(root) if root == "models" => {
                 return Err("models[\"…\"] alone is no value: name one of its facts".into());
@@ -173,13 +223,17 @@ impl<'c, 'n> Checker<'c, 'n> {
         let named = &self.vocabulary.names.headers;
         if !named.contains(&name) && !self.vocabulary.names.any {
             let hint = suggest(&name, named.iter().map(String::as_str));
-            return Err(format!("header \"{name}\" is not named in the configuration{hint}"));
+            return Err(format!(
+                "header \"{name}\" is not named in the configuration{hint}"
+            ));
         }
         Ok((Word::Header(name), Type::Text))
     }
 
     fn operator(&mut self, at: &mut Expression) -> Option<Type> {
-        let Expr::Call(call) = &mut at.expr else { return None };
+        let Expr::Call(call) = &mut at.expr else {
+            return None;
+        };
         let found: Vec<Option<Type>> = call.args.iter_mut().map(|arg| self.check(arg)).collect();
         let name = call.func_name.clone();
         let found: Vec<Type> = found.into_iter().collect::<Option<_>>()?;
@@ -187,13 +241,18 @@ impl<'c, 'n> Checker<'c, 'n> {
         if result.is_none() {
             let types: Vec<String> = found.iter().map(Type::name).collect();
             let sign = name.trim_matches(['_', '@']).replace("_:", ":");
-            self.flaw(at, format!("\"{sign}\" does not take {}", types.join(" and ")));
+            self.flaw(
+                at,
+                format!("\"{sign}\" does not take {}", types.join(" and ")),
+            );
         }
         result
     }
 
     fn list(&mut self, at: &mut Expression) -> Option<Type> {
-        let Expr::List(ListExpr { elements, .. }) = &mut at.expr else { return None };
+        let Expr::List(ListExpr { elements, .. }) = &mut at.expr else {
+            return None;
+        };
         let found: Vec<Option<Type>> = elements.iter_mut().map(|each| self.check(each)).collect();
         let found: Vec<Type> = found.into_iter().collect::<Option<_>>()?;
         match found.split_first() {
@@ -206,27 +265,37 @@ impl<'c, 'n> Checker<'c, 'n> {
     }
 
     fn method(&mut self, at: &mut Expression) -> Option<Type> {
-        let Expr::Call(call) = &mut at.expr else { return None };
+        let Expr::Call(call) = &mut at.expr else {
+            return None;
+        };
         let name = call.func_name.clone();
         if !METHODS.contains(&name.as_str()) {
             let hint = suggest(&name, METHODS.into_iter());
             return self.refuse(at, format!("unknown function \".{name}(…)\"{hint}"));
         }
         let target = call.target.as_mut().and_then(|target| self.check(target));
-        let arguments: Vec<Option<Type>> =
-            call.args.iter_mut().map(|argument| self.check(argument)).collect();
+        let arguments: Vec<Option<Type>> = call
+            .args
+            .iter_mut()
+            .map(|argument| self.check(argument))
+            .collect();
         let arguments: Vec<Type> = arguments.into_iter().collect::<Option<_>>()?;
         match (name.as_str(), target?, arguments.as_slice()) {
             ("size", Type::Text | Type::List(_), []) => Some(Type::Int),
             ("contains" | "startsWith" | "endsWith", Type::Text, [Type::Text]) => Some(Type::Bool),
             ("matches", Type::Text, [Type::Text]) => self.pattern(at),
-            _ => self.refuse(at, format!("\".{name}(…)\" does not take these types or this many")),
+            _ => self.refuse(
+                at,
+                format!("\".{name}(…)\" does not take these types or this many"),
+            ),
         }
     }
 
     /// Replaces the literal of a `matches` by its compiled form.
     fn pattern(&mut self, at: &mut Expression) -> Option<Type> {
-        let Expr::Call(call) = &mut at.expr else { return None };
+        let Expr::Call(call) = &mut at.expr else {
+            return None;
+        };
         let argument = call.args.first_mut()?;
         let Some(text) = literal_text(argument) else {
             return self.refuse(at, "the pattern of matches(\"…\") must be written out");
@@ -239,7 +308,11 @@ impl<'c, 'n> Checker<'c, 'n> {
             }
             Err(error) => {
                 let reason = error.to_string();
-                let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                let reason = reason
+                    .lines()
+                    .last()
+                    .unwrap_or_default()
+                    .trim_start_matches("error: ");
                 let message = format!("\"{text}\" is not a regular expression: {reason}");
                 self.refuse(at, message)
             }
@@ -247,7 +320,9 @@ impl<'c, 'n> Checker<'c, 'n> {
     }
 
     fn function(&mut self, at: &mut Expression) -> Option<Type> {
-        let Expr::Call(call) = &mut at.expr else { return None };
+        let Expr::Call(call) = &mut at.expr else {
+            return None;
+        };
         let name = call.func_name.clone();
         if !FUNCTIONS.contains(&name.as_str()) {
             let hint = suggest(&name, FUNCTIONS.into_iter().chain(METHODS));
@@ -262,7 +337,10 @@ impl<'c, 'n> Checker<'c, 'n> {
             ("string", [Type::Text | Type::Int | Type::Uint | Type::Double | Type::Bool]) => {
                 Some(Type::Text)
             }
-            _ => self.refuse(at, format!("\"{name}(…)\" does not take these types or this many")),
+            _ => self.refuse(
+                at,
+                format!("\"{name}(…)\" does not take these types or this many"),
+            ),
         }
     }
 }
@@ -278,7 +356,10 @@ fn operator_type(name: &str, operands: &[Type]) -> Option<Type> {
             left.compares_with(right).then_some(Bool)
         }
         (
-            operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS,
+            operators::LESS
+            | operators::LESS_EQUALS
+            | operators::GREATER
+            | operators::GREATER_EQUALS,
             [left, right],
         ) => {
             let ordered = left.is_number() || *left == Text;

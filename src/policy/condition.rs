@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
+use cel::common::ast::SourceInfo;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelString};
 use cel::common::value::CowVal;
 use cel::context::VariableResolver;
 use cel::parser::Expression;
-use cel::{Context, Env, Value};
+use cel::{Context, Env, ParseError, Value};
 
 use super::Facts;
 use super::check::Checker;
@@ -17,6 +18,10 @@ use super::signals::Reading;
 use super::vocabulary::{ModelFact, Type, Vocabulary, Word};
 use crate::backend::Status;
 use crate::request::ModelId;
+
+/// The longest text of a condition.
+const LONGEST: usize = 2048;
+const PARSER_STACK_BYTES: usize = 256 << 20;
 
 /// What is wrong with a condition.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,32 +41,34 @@ pub(super) struct Condition {
 
 impl std::fmt::Debug for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Condition").field("words", &self.words).finish_non_exhaustive()
+        f.debug_struct("Condition")
+            .field("words", &self.words)
+            .finish_non_exhaustive()
     }
 }
 
 impl Condition {
     /// Parses and checks the text; every flaw is reported.
     pub(super) fn compile(text: &str, vocabulary: &Vocabulary<'_>) -> Result<Condition, Vec<Flaw>> {
-        let env = vocabulary.env().map_err(|message| vec![Flaw { line: 0, message }])?;
-        let (mut expression, info) = match env.parser().parse_with_source_info(text) {
-            Ok(parsed) => parsed,
-            Err(errors) => {
-                let flaws = errors.errors.iter().map(|error| Flaw {
-                    line: usize::try_from(error.pos.0).unwrap_or(1).saturating_sub(1),
-                    message: format!("not a CEL expression: {}", error.msg.to_lowercase()),
-                });
-                return Err(flaws.collect());
-            }
-        };
+        let env = vocabulary
+            .env()
+            .map_err(|message| vec![Flaw { line: 0, message }])?;
+        let (mut expression, info) = parse(&env, text)?;
         let mut checker = Checker::new(vocabulary, text, &info);
         if let Some(found) = checker.check(&mut expression)
             && found != Type::Bool
         {
-            checker.flaw(&expression, format!("must be true or false, but is {}", found.name()));
+            checker.flaw(
+                &expression,
+                format!("must be true or false, but is {}", found.name()),
+            );
         }
         let words = checker.finish()?;
-        let condition = Condition { expression, words, env };
+        let condition = Condition {
+            expression,
+            words,
+            env,
+        };
         match condition.try_out() {
             Ok(()) => Ok(condition),
             Err(message) => Err(vec![Flaw { line: 0, message }]),
@@ -71,7 +78,11 @@ impl Condition {
     /// Whether the condition holds, or why that cannot be said.
     pub(super) fn holds(&self, reading: &Reading<'_>, facts: &Facts) -> Result<bool, String> {
         let words = &self.words;
-        self.evaluate(&Scope { words, reading, facts })
+        self.evaluate(&Scope {
+            words,
+            reading,
+            facts,
+        })
     }
 
     /// The models whose facts the condition reads.
@@ -88,7 +99,10 @@ impl Condition {
         let value = Value::resolve_val(&self.expression, &context).map_err(|e| e.to_string())?;
         match value.downcast_ref::<CelBool>() {
             Some(value) => Ok(*value.inner()),
-            None => Err(format!("the result is a {}, not a bool", value.get_type().name())),
+            None => Err(format!(
+                "the result is a {}, not a bool",
+                value.get_type().name()
+            )),
         }
     }
 
@@ -98,6 +112,39 @@ impl Condition {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("fails on a sample request: {error}")),
         }
+    }
+}
+
+/// Parses on a stack of its own: the parser takes some 100 KiB of it per bracket, and a stack that
+/// overflows ends the process.
+fn parse(env: &Env, text: &str) -> Result<(Expression, SourceInfo), Vec<Flaw>> {
+    let flaw = |message: String| vec![Flaw { line: 0, message }];
+    if text.len() > LONGEST {
+        return Err(flaw(format!(
+            "longer than {LONGEST} bytes; split it into several rules"
+        )));
+    }
+    let parser = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
+    let outcome = std::thread::scope(|scope| {
+        let running = parser.spawn_scoped(scope, || env.parser().parse_with_source_info(text));
+        running.map(|thread| thread.join())
+    });
+    match outcome {
+        Ok(Ok(Ok(parsed))) => Ok(parsed),
+        Ok(Ok(Err(errors))) => Err(errors.errors.iter().map(syntax_flaw).collect()),
+        Ok(Err(_)) => Err(flaw("not a CEL expression: the parser gave up".to_owned())),
+        Err(error) => Err(flaw(format!("cannot be parsed: no thread: {error}"))),
+    }
+}
+
+fn syntax_flaw(error: &ParseError) -> Flaw {
+    let message = match error.msg.find("ecursion limit") {
+        Some(_) => "not a CEL expression: nested too deep".to_owned(),
+        None => format!("not a CEL expression: {}", error.msg.to_lowercase()),
+    };
+    Flaw {
+        line: usize::try_from(error.pos.0).unwrap_or(1).saturating_sub(1),
+        message,
     }
 }
 

@@ -31,7 +31,11 @@ pub(super) struct Section<'t, 's> {
 
 impl<'s> Form<'s> {
     pub(super) fn new(place: &'s str, source: &'s str) -> Self {
-        Form { place, source, problems: Vec::new() }
+        Form {
+            place,
+            source,
+            problems: Vec::new(),
+        }
     }
 
     /// The file's table, or `None` when it is not TOML.
@@ -53,7 +57,10 @@ impl<'s> Form<'s> {
 
     pub(super) fn problem_at_line(&mut self, line: usize, message: impl Into<String>) {
         let place = format!("{}:{line}", self.place);
-        self.problems.push(Problem { place, message: message.into() });
+        self.problems.push(Problem {
+            place,
+            message: message.into(),
+        });
     }
 
     pub(super) fn sound(&self) -> bool {
@@ -63,7 +70,11 @@ impl<'s> Form<'s> {
     /// Every problem, in the order of lines.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| {
-            problem.place.rsplit(':').next().and_then(|line| line.parse::<usize>().ok())
+            problem
+                .place
+                .rsplit(':')
+                .next()
+                .and_then(|line| line.parse::<usize>().ok())
         });
         self.problems
     }
@@ -77,7 +88,9 @@ impl<'s> Form<'s> {
     /// the next one where a multi-line string opens with a line break.
     pub(super) fn text_line(&self, span: Range<usize>) -> usize {
         let raw = self.source.get(span.clone()).unwrap_or("");
-        let opened = raw.strip_prefix("'''").or_else(|| raw.strip_prefix("\"\"\""));
+        let opened = raw
+            .strip_prefix("'''")
+            .or_else(|| raw.strip_prefix("\"\"\""));
         let broken = opened.is_some_and(|rest| rest.starts_with('\n') || rest.starts_with("\r\n"));
         self.line(span.start) + usize::from(broken)
     }
@@ -107,10 +120,18 @@ impl<'s> Form<'s> {
         entry
     }
 
-    pub(super) fn text<'t>(&mut self, title: &str, key: &str, entry: &'t Entry<'s>) -> Option<&'t str> {
+    pub(super) fn text<'t>(
+        &mut self,
+        title: &str,
+        key: &str,
+        entry: &'t Entry<'s>,
+    ) -> Option<&'t str> {
         match entry.get_ref().as_str() {
             Some("") => {
-                self.problem(entry.span(), format!("{title}: \"{key}\" must not be empty"));
+                self.problem(
+                    entry.span(),
+                    format!("{title}: \"{key}\" must not be empty"),
+                );
                 None
             }
             Some(text) => Some(text),
@@ -150,9 +171,11 @@ impl<'s> Form<'s> {
         entry: &'t Entry<'s>,
     ) -> Option<Section<'t, 's>> {
         match entry.get_ref().as_table() {
-            Some(table) => {
-                Some(Section { title: format!("{title}: {key}"), table, span: entry.span() })
-            }
+            Some(table) => Some(Section {
+                title: format!("{title}: {key}"),
+                table,
+                span: entry.span(),
+            }),
             None => self.wrong_type(title, key, "a table", entry),
         }
     }
@@ -171,7 +194,10 @@ impl<'s> Form<'s> {
         } else {
             format!("this {}", entry.get_ref().type_str())
         };
-        self.problem(entry.span(), format!("{title}: \"{key}\" must be {wanted}, not {shown}"));
+        self.problem(
+            entry.span(),
+            format!("{title}: \"{key}\" must be {wanted}, not {shown}"),
+        );
         None
     }
 }
@@ -180,7 +206,10 @@ impl<'s> Form<'s> {
 pub(super) fn suggest<'k>(wrong: &str, known: impl Iterator<Item = &'k str>) -> String {
     const MOST_SHOWN: usize = 24;
     let known: Vec<&str> = known.collect();
-    let nearest = known.iter().map(|name| (distance(wrong, name), *name)).min();
+    let nearest = known
+        .iter()
+        .map(|name| (distance(wrong, name), *name))
+        .min();
     let mut hint = match nearest {
         Some((steps, name)) if steps * 3 <= wrong.chars().count() => {
             format!("; did you mean \"{name}\"")
@@ -189,7 +218,9 @@ pub(super) fn suggest<'k>(wrong: &str, known: impl Iterator<Item = &'k str>) -> 
     };
     hint.push_str("; known: ");
     match known.get(..MOST_SHOWN) {
-        Some(shown) if known.len() > MOST_SHOWN => hint.push_str(&format!("{}, …", shown.join(", "))),
+        Some(shown) if known.len() > MOST_SHOWN => {
+            hint.push_str(&format!("{}, …", shown.join(", ")))
+        }
         _ if known.is_empty() => hint.push_str("none"),
         _ => hint.push_str(&known.join(", ")),
     }

@@ -190,7 +190,11 @@ pub(super) struct Vocabulary<'n> {
 
 impl<'n> Vocabulary<'n> {
     pub(super) fn new(names: &'n Names) -> Self {
-        Vocabulary { names, env: OnceCell::new(), detectors: OnceCell::new() }
+        Vocabulary {
+            names,
+            env: OnceCell::new(),
+            detectors: OnceCell::new(),
+        }
     }
 
     /// The functions and operators of CEL, shared by all conditions of the policy.
