@@ -1,0 +1,102 @@
+//! Loading: what is wrong with a file is told; unchanged engines are carried over.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use weir::local::{Capabilities, Host, ModelConfig};
+use weir::request::ModelId;
+
+use super::harness::*;
+
+async fn refusal(config: ModelConfig) -> String {
+    let errors = Host::open(vec![config], 1, None).await.expect_err("it cannot be loaded");
+    assert_eq!(errors.len(), 1);
+    errors[0].to_string()
+}
+
+fn broken(folder: &Path, name: &str, bytes: &[u8]) -> ModelConfig {
+    let file = folder.join(name);
+    std::fs::write(&file, bytes).expect("a temporary file");
+    ModelConfig::new(ModelId::new("local/broken"), file)
+}
+
+/// A GGUF header of one key: the architecture.
+fn header(architecture: &str) -> Vec<u8> {
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend(0u64.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    for text in ["general.architecture", architecture] {
+        bytes.extend((text.len() as u64).to_le_bytes());
+        bytes.extend(text.as_bytes());
+        if text.starts_with("general") {
+            bytes.extend(8u32.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let whole = std::fs::read(model_file(SMOL)).expect("the model");
+        let folder = folder.path();
+        let missing = ModelConfig::new(ModelId::new("local/missing"), folder.join("missing.gguf"));
+        let table = [
+            (missing, "missing.gguf: no such file"),
+            (broken(folder, "empty.gguf", b""), "not a GGUF file"),
+            (broken(folder, "text.gguf", b"hello, world"), "not a GGUF file"),
+            (broken(folder, "magic.gguf", b"GGUF"), "damaged or cut off"),
+            (broken(folder, "head.gguf", &whole[..100_000]), "damaged or cut off"),
+            (broken(folder, "cut.gguf", &whole[..whole.len() / 2]), "cannot load it"),
+            (broken(folder, "odd.gguf", &header("nonsense")), "\"nonsense\""),
+            (ModelConfig { slots: 0, ..config(SMOL) }, "slots = 0"),
+            (ModelConfig { slots: 257, ..config(SMOL) }, "slots = 257"),
+            (ModelConfig { context: Some(9000), ..config(SMOL) }, "context = 9000"),
+            (ModelConfig { context: Some(0), ..config(SMOL) }, "context = 0"),
+            (ModelConfig { context: Some(32768), slots: 256, ..config(QWEN) }, "lower `slots` or `context`"),
+        ];
+        for (config, expected) in table {
+            let message = refusal(config).await;
+            assert!(message.contains(expected), "{message:?} should say {expected:?}");
+        }
+    });
+}
+
+#[test]
+fn every_problem_is_told_at_once() {
+    runtime().block_on(async {
+        let nowhere = |name: &str| ModelConfig::new(ModelId::new(name), "nowhere.gguf");
+        let errors = Host::open(vec![nowhere("local/a"), nowhere("local/b")], 1, None).await.expect_err("both are missing");
+        assert_eq!(errors.iter().map(|error| error.model.as_str()).collect::<Vec<_>>(), ["local/a", "local/b"]);
+    });
+}
+
+#[test]
+fn an_unchanged_model_keeps_its_engine_over_a_reload() {
+    runtime().block_on(async {
+        let kept = ModelConfig { slots: 1, context: Some(256), ..config(SMOL) };
+        let changed = ModelConfig { id: ModelId::new("local/other"), ..kept.clone() };
+        let first = Host::open(vec![kept.clone(), changed.clone()], 1, None).await.expect("both load");
+        let changed = ModelConfig { slots: 2, ..changed };
+        let second = Host::open(vec![kept.clone(), changed.clone()], 1, Some(&first)).await.expect("both load");
+        let same = |id| Arc::ptr_eq(&first.backend(id).expect("first"), &second.backend(id).expect("second"));
+        assert!(same(&kept.id) && !same(&changed.id));
+        assert!(second.backend(&ModelId::new("local/none")).is_none());
+    });
+}
+
+#[test]
+fn capabilities_are_read_off_the_file() {
+    runtime().block_on(async {
+        let small = |name| ModelConfig { slots: 1, context: Some(256), ..config(name) };
+        let configs = vec![small(SMOL), small(QWEN), small(MINILM)];
+        let ids: Vec<ModelId> = configs.iter().map(|config| config.id.clone()).collect();
+        let host = Host::open(configs, 1, None).await.expect("all load");
+        let of = |id| host.capabilities(id).expect("it is loaded");
+        assert_eq!(of(&ids[0]), Capabilities { chat: true, tools: false, embeddings: false, context: 256 });
+        assert_eq!(of(&ids[1]), Capabilities { chat: true, tools: true, embeddings: false, context: 256 });
+        assert_eq!(of(&ids[2]), Capabilities { chat: false, tools: false, embeddings: true, context: 256 });
+    });
+}
