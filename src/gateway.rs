@@ -34,7 +34,7 @@ impl Gateway {
     /// body, cancels all work done for the request, and settles its tab.
     pub async fn handle<B>(&self, request: http::Request<B>) -> Response<Body>
     where
-        B: http_body::Body<Data = Bytes> + Send,
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
         B::Error: std::fmt::Display,
     {
         let snapshot = self.control.current();
@@ -55,7 +55,7 @@ impl Gateway {
 /// One snapshot, one decision, one completion.
 async fn answer<B>(snapshot: &Snapshot, meter: &Meter, id: &Arc<str>, (head, body): (Parts, B)) -> Result<Response<Body>>
 where
-    B: http_body::Body<Data = Bytes> + Send,
+    B: http_body::Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
     let route = api::route(&head.method, head.uri.path())?;
@@ -67,7 +67,7 @@ where
         Route::Chat | Route::Text | Route::Embed => {}
     }
     let asker = Asker { id: Arc::clone(id), tenant };
-    let (request, shape) = api::parse(route, &head.headers, body, snapshot.limits(), asker).await?;
+    let (request, shape) = api::parse(route, &head.headers, meter.client_body(body), snapshot.limits(), asker).await?;
     meter.asked(&request);
     let policy = snapshot.route(&request.model)?;
     let decision = policy.decide(&request, &snapshot.facts(&policy, &request));

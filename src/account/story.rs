@@ -44,17 +44,12 @@ impl Story {
         told.into_iter().filter_map(header).collect()
     }
 
-    /// `weir cost-usd=… confidence=…`, the comment before a stream's `[DONE]`, without the colon
-    /// that makes it a comment; what is unknown is left out.
+    /// `cost-usd=… confidence=…`, for the comment before a stream's `[DONE]`; what is unknown is
+    /// left out.
     pub fn comment(&self) -> String {
-        let mut comment = "weir".to_owned();
-        if let Some(cost) = self.cost_usd {
-            comment.push_str(&format!(" cost-usd={}", render_usd(cost)));
-        }
-        if let Some(confidence) = &self.confidence {
-            comment.push_str(&format!(" confidence={confidence}"));
-        }
-        comment
+        let cost = self.cost_usd.map(|cost| format!("cost-usd={}", render_usd(cost)));
+        let confidence = self.confidence.as_ref().map(|confidence| format!("confidence={confidence}"));
+        cost.into_iter().chain(confidence).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -99,9 +94,9 @@ mod tests {
     #[test]
     fn unknown_things_are_left_out() {
         assert!(Story::default().headers().is_empty());
-        assert_eq!(Story::default().comment(), "weir");
+        assert_eq!(Story::default().comment(), "");
         let story = Story { cost_usd: Some(0.25), confidence: Some("margin=1".into()), ..Story::default() };
-        assert_eq!(story.comment(), "weir cost-usd=0.25 confidence=margin=1");
+        assert_eq!(story.comment(), "cost-usd=0.25 confidence=margin=1");
     }
 
     #[test]

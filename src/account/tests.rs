@@ -293,7 +293,7 @@ async fn time_to_first_token_counts_from_when_the_client_may_see_it() {
 #[tokio::test(start_paused = true)]
 async fn the_story_tells_what_is_known_so_far() {
     let (book, meter) = open();
-    assert_eq!(meter.story().comment(), "weir cost-usd=0");
+    assert_eq!(meter.story().comment(), "cost-usd=0");
     meter.asked(&request(true));
     meter.decided(&decision(&["local/a", "up/large"]), 12);
     let local = meter.attempt(&model("local/a"), 0);
@@ -310,7 +310,7 @@ async fn the_story_tells_what_is_known_so_far() {
     ];
     assert_eq!(head, expected, "no cost while the answer runs");
     sure.next().await;
-    assert_eq!(meter.story().comment(), format!("weir cost-usd=0 confidence={confidence}"));
+    assert_eq!(meter.story().comment(), format!("cost-usd=0 confidence={confidence}"));
     local.served_degraded("upstream-failed");
     assert_eq!(meter.story().headers().last().unwrap().1, "upstream-failed");
     drop((meter, local, sure));

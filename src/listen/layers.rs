@@ -44,7 +44,7 @@ impl Front {
         &self,
     ) -> impl Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + use<B>
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
         let gateway = Arc::clone(&self.gateway);
@@ -64,7 +64,7 @@ impl Front {
 /// The gateway's answer; a panic on the way is a fault of ours, not the end of the connection.
 async fn answer<B>(gateway: Arc<Gateway>, request: Request<B>) -> Result<Response<Body>, Infallible>
 where
-    B: http_body::Body<Data = Bytes> + Send,
+    B: http_body::Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
     let answered = AssertUnwindSafe(gateway.handle(request)).catch_unwind().await;

@@ -15,6 +15,7 @@ fn names() -> Names {
         models: models.into(),
         wildcards: ["any".to_owned()].into(),
         headers: ["x-team".to_owned()].into(),
+        any: false,
     }
 }
 

@@ -1,3 +1,5 @@
+//! Rendering pinned against what Hugging Face renders.
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, from_str};
