@@ -145,7 +145,7 @@ impl BackgroundService for BootService {
         let Some(boot) = boot else { return };
         let running = tokio::select! {
             running = boot => running,
-            _ = stop.changed() => exit(0),
+            () = stopping(&mut stop) => exit(0),
         };
         match running {
             Ok(running) => self.state.started(running),
@@ -162,7 +162,7 @@ impl BackgroundService for BootService {
         let mut hangup = signal(SignalKind::hangup()).ok();
         loop {
             tokio::select! {
-                _ = stop.changed() => break,
+                () = stopping(&mut stop) => break,
                 () = next(&mut hangup) => self.reload().await,
             }
         }
@@ -202,6 +202,12 @@ impl BootService {
     }
 }
 
+/// Waits for pingora to stop; its watch also changes once without meaning it.
+async fn stopping(stop: &mut ShutdownWatch) {
+    // An error means that the sender is gone, which is a stop too.
+    let _ = stop.wait_for(|stopping| *stopping).await;
+}
+
 #[expect(clippy::disallowed_methods, reason = "the drain watcher: every answer is out, or may not be waited for longer")]
 fn exit(code: i32) -> ! {
     std::process::exit(code)
@@ -238,9 +244,7 @@ impl ServerApp for DataPort {
     async fn process_new(self: &Arc<Self>, stream: Stream, stop: &ShutdownWatch) -> Option<Stream> {
         let front = self.state.front()?;
         let mut stop = stop.clone();
-        let stopped = async move {
-            let _ = stop.wait_for(|stopping| *stopping).await;
-        };
+        let stopped = async move { stopping(&mut stop).await };
         self.connections.track_future(connection(stream, front, stopped)).await;
         None
     }
