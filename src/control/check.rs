@@ -124,6 +124,9 @@ impl<'a> Checker<'a> {
 
     fn file(&mut self, raw: Raw, place: &str) {
         self.top(&raw);
+        if raw.models.is_empty() && raw.upstreams.is_empty() && self.options.models.is_empty() {
+            self.problems.push(Problem { place: place.to_owned(), message: "no [[model]] and no [[upstream]]: nothing could answer".to_owned() });
+        }
         for price in raw.price {
             self.problems.extend(add_price(&mut self.checked.prices, price).err());
         }
@@ -143,9 +146,6 @@ impl<'a> Checker<'a> {
         }
         for one in raw.virtuals {
             self.virtual_model(one);
-        }
-        if self.checked.models.is_empty() && self.checked.upstreams.is_empty() && self.options.models.is_empty() {
-            self.problems.push(Problem { place: place.to_owned(), message: "no [[model]] and no [[upstream]]: nothing could answer".to_owned() });
         }
     }
 
@@ -239,20 +239,18 @@ impl<'a> Checker<'a> {
             let message = format!("model name \"{}\": want local/NAME; {NAME_FORM}", model.value.name);
             return self.problems.push(model.problem(message));
         };
-        let name = name.to_owned();
         if let Some(slots) = model.value.slots.filter(|slots| !(1..=MOST_SLOTS).contains(slots)) {
             self.problems.push(model.problem(format!("model \"{name}\": slots = {slots}; want 1 to {MOST_SLOTS}")));
         }
         if model.value.context == Some(0) {
             self.problems.push(model.problem(format!("model \"{name}\": context = 0; want 1 or more")));
         }
-        match find_file(&model.value.file, &self.folder, &self.options.env) {
-            Ok(file) => {
-                let entry = local_model(&name, file, &model.value);
-                self.add_model(entry, &model.place);
-            }
-            Err(message) => self.problems.push(model.problem(format!("model \"{name}\": {message}"))),
-        }
+        // Without its file the name is known all the same, so that policies are not blamed.
+        let file = find_file(&model.value.file, &self.folder, &self.options.env).unwrap_or_else(|message| {
+            self.problems.push(model.problem(format!("model \"{name}\": {message}")));
+            PathBuf::new()
+        });
+        self.add_model(local_model(name, file, &model.value), &model.place);
     }
 
     /// Adds a local model, unless its name is taken.
