@@ -5,5 +5,6 @@ mod config;
 #[cfg(feature = "local")]
 mod engine;
 mod fake_upstream;
+mod gateway;
 mod layers;
 mod policies;
