@@ -77,7 +77,7 @@ async fn an_answer_tells_its_story() {
 async fn a_requests_id_is_kept_passed_on_and_made_where_there_is_none() {
     let fake = saying_hello().await;
     let house = House::open(&upstream("up", &fake, "models = [\"m\"]")).await;
-    let own = [("x-request-id", "ticket 7/ä".trim_end_matches('ä')), ("content-type", "application/json")];
+    let own = [("x-request-id", "ticket 7/"), ("content-type", "application/json")];
     assert_eq!(house.post("/v1/chat/completions", &own, chat("up/m")).await.header("x-request-id"), "ticket 7/");
     assert_eq!(fake.asked()[0].headers["x-request-id"], "ticket 7/");
     let long = "x".repeat(129);
