@@ -6,5 +6,6 @@ mod config;
 mod engine;
 mod fake_upstream;
 mod gateway;
+mod hostile;
 mod layers;
 mod policies;
