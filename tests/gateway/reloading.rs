@@ -80,13 +80,13 @@ async fn under_load_every_answer_is_of_one_generation_and_none_is_lost() {
                 let number = generation(&reply);
                 assert!(number >= seen, "generation {number} after {seen}");
                 seen = number;
-                let side = &sides[(number % 2 == 0) as usize];
+                let side = &sides[usize::from(number.is_multiple_of(2))];
                 assert!(side.made(&reply, stream), "generation {number}: {:?}\n{}", reply.headers, reply.text());
             }
         });
     }
-    for reload in 0..60 {
-        let next = &sides[(reload % 2 == 0) as usize];
+    for reload in 0..60_u64 {
+        let next = &sides[usize::from(reload.is_multiple_of(2))];
         house.write("weir.toml", &next.config);
         assert_eq!(house.control.reload().await.unwrap(), reload + 2);
         house.adopt();
