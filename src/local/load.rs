@@ -1,16 +1,32 @@
 //! Builds a running engine from a model's configuration. Called by the host.
 
-use super::host::{Loaded, ModelConfig};
-use super::threads::ThreadBudget;
-
-/// Without the feature `local` there is nothing to load with.
-#[cfg(not(feature = "local"))]
-pub(super) fn load(config: &ModelConfig, _budget: ThreadBudget, _threads: usize) -> Result<Loaded, String> {
-    Err(format!("{}: this build has no engine (feature `local`)", config.file.display()))
-}
-
+#[cfg(feature = "local")]
+pub(super) use super::threads::ThreadBudget as Budget;
 #[cfg(feature = "local")]
 pub(super) use with_engine::load;
+#[cfg(not(feature = "local"))]
+pub(super) use without_engine::{Budget, load};
+
+#[cfg(not(feature = "local"))]
+mod without_engine {
+    use super::super::host::{Loaded, ModelConfig};
+
+    /// There is nothing to compute with.
+    #[derive(Debug, Clone)]
+    pub(in crate::local) struct Budget;
+
+    impl Budget {
+        /// No threads.
+        pub(in crate::local) fn new(_threads: usize) -> Self {
+            Budget
+        }
+    }
+
+    /// There is nothing to load with.
+    pub(in crate::local) fn load(config: &ModelConfig, _budget: Budget, _threads: usize) -> Result<Loaded, String> {
+        Err(format!("{}: this build has no engine (feature `local`)", config.file.display()))
+    }
+}
 
 #[cfg(feature = "local")]
 mod with_engine {
@@ -20,11 +36,11 @@ mod with_engine {
     use super::super::embed::Embedder;
     use super::super::engine::Rules;
     use super::super::generate::Generator;
-    use super::super::host::Capabilities;
+    use super::super::host::{Capabilities, Loaded, ModelConfig};
     use super::super::memory::available_bytes;
     use super::super::model::{Model, Purpose};
-    use super::{Loaded, ModelConfig, ThreadBudget};
-    use crate::local::template::Template;
+    use super::super::template::Template;
+    use super::super::threads::ThreadBudget;
 
     /// The longest context taken without being asked for.
     const USUAL_CONTEXT: u32 = 8192;
