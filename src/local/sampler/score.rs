@@ -143,8 +143,9 @@ pub(super) fn sum_by(block: &[f32], weigh: impl Fn(f32) -> f32) -> f32 {
     let (rows, rest) = block.as_chunks::<LANES>();
     let mut lanes = [0.0; LANES];
     for row in rows {
-        for (lane, x) in lanes.iter_mut().zip(row) {
-            *lane += weigh(*x);
+        let weights = row.map(&weigh);
+        for (lane, weight) in lanes.iter_mut().zip(weights) {
+            *lane += weight;
         }
     }
     lanes.iter().sum::<f32>() + rest.iter().map(|x| weigh(*x)).sum::<f32>()
@@ -199,10 +200,11 @@ pub(super) fn exp_negative(x: f32) -> f32 {
     let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = bounded - n * LN2_HIGH - n * LN2_LOW;
-    let mut power = 1.0 / 5040.0;
-    for factor in [720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0] {
-        power = power * r + 1.0 / factor;
-    }
+    let low = 1.0 + r * (1.0 + r * (1.0 / 2.0 + r * (1.0 / 6.0)));
+    let high = 1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0 + r * (1.0 / 5040.0)));
+    let square = r * r;
+    let power = low + square * square * high;
     let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
-    if x > LOWEST { power * scale } else { 0.0 }
+    let keep = 0_u32.wrapping_sub(u32::from(x > LOWEST));
+    f32::from_bits((power * scale).to_bits() & keep)
 }

@@ -32,22 +32,36 @@ fn run<'a>(pushes: impl IntoIterator<Item = &'a str>) -> Vec<Piece> {
     joined
 }
 
-/// Answers and what they are; each is also fed in other cuts below.
-fn table() -> Vec<(&'static str, Vec<Piece>)> {
+/// Answers without a call.
+fn texts() -> Vec<(&'static str, Vec<Piece>)> {
+    let answers = [
+        "Hello.",
+        " \n",
+        "a < b and <tool> and <tool_cal",
+        "<tool_call>not json</tool_call>",
+        "\n<tool_call>not json</tool_call>\n",
+        "<tool_call>{\"name\": 3, \"arguments\": {}}</tool_call> then",
+        "<tool_call>{\"name\": \"f\", \"arguments\": [1]}</tool_call>",
+        "<tool_call>{\"name\": \"f\", \"arguments\": \"no object\"}</tool_call>",
+        "<tool_call>{\"name\": \"f\", \"arg",
+        "<tool_call>",
+        "{\"name\": \"other\", \"arguments\": {}}",
+        "{\"name\": \"now\"}",
+        "{\"name\": \"now\", \"arguments\": {}} and more",
+        "{\"answer\": 42}",
+        "{}",
+    ];
+    answers
+        .into_iter()
+        .map(|answer| (answer, vec![text(answer)]))
+        .collect()
+}
+
+/// Answers with calls, and their pieces.
+fn calls() -> Vec<(&'static str, Vec<Piece>)> {
     let city = r#"{"city": "Oslo"}"#;
-    let same = |answer: &'static str| (answer, vec![text(answer)]);
     vec![
         ("", vec![]),
-        same("Hello."),
-        same(" \n"),
-        same("a < b and <tool> and <tool_cal"),
-        same("<tool_call>not json</tool_call>"),
-        same("\n<tool_call>not json</tool_call>\n"),
-        same("<tool_call>{\"name\": 3, \"arguments\": {}}</tool_call> then"),
-        same("<tool_call>{\"name\": \"f\", \"arguments\": [1]}</tool_call>"),
-        same("<tool_call>{\"name\": \"f\", \"arguments\": \"no object\"}</tool_call>"),
-        same("<tool_call>{\"name\": \"f\", \"arg"),
-        same("<tool_call>"),
         (
             "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>",
             vec![call("weather", city)],
@@ -108,16 +122,16 @@ fn table() -> Vec<(&'static str, Vec<Piece>)> {
             " {\"parameters\": {}, \"name\": \"now\"}\n",
             vec![call("now", "{}")],
         ),
-        same("{\"name\": \"other\", \"arguments\": {}}"),
-        same("{\"name\": \"now\"}"),
-        same("{\"name\": \"now\", \"arguments\": {}} and more"),
-        same("{\"answer\": 42}"),
-        same("{}"),
         (
             "{\"name\": \"x\"} <tool_call>{\"name\": \"a\"}</tool_call>",
             vec![text("{\"name\": \"x\"} "), call("a", "{}")],
         ),
     ]
+}
+
+/// All of them; each is also fed in other cuts below.
+fn table() -> Vec<(&'static str, Vec<Piece>)> {
+    [texts(), calls()].concat()
 }
 
 #[test]
