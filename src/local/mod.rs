@@ -38,7 +38,7 @@ mod host;
 #[cfg(feature = "local")]
 mod job;
 mod load;
-#[cfg(any(test, feature = "local"))]
+#[cfg(feature = "local")]
 mod memory;
 #[cfg(feature = "local")]
 mod model;
@@ -46,7 +46,7 @@ mod model;
 mod outlet;
 #[cfg(feature = "local")]
 mod prepare;
-#[cfg(any(test, feature = "local"))]
+#[cfg(feature = "local")]
 mod refuse;
 #[cfg(any(test, feature = "local"))]
 mod sampler;
