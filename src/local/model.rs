@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use llama_cpp_2::gguf::GgufContext;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -65,7 +65,7 @@ pub(super) struct Model {
     /// Its chat template, if the file has one that compiles.
     pub(super) template: Option<Template>,
     architecture: String,
-    grammars: OnceLock<Result<ParserFactory, String>>,
+    grammars: OnceLock<Result<Mutex<ParserFactory>, String>>,
 }
 
 impl Model {
@@ -122,8 +122,9 @@ impl Model {
         ids(self.llama.vocab().tokenize(text.as_bytes(), true, special))
     }
 
-    /// What compiles schemas for this model's tokens; made once, when first asked for.
-    pub(super) fn grammars(&self) -> Result<&ParserFactory, String> {
+    /// What compiles schemas for this model's tokens; made once, when first asked for. Locked, so
+    /// that many hostile schemas occupy one core and not all.
+    pub(super) fn grammars(&self) -> Result<MutexGuard<'_, ParserFactory>, String> {
         let made = self.grammars.get_or_init(|| {
             let tokens = LlamaSampler::llguidance_tok_env(&self.llama);
             let slices = SlicedBiasComputer::general_slices();
@@ -131,9 +132,10 @@ impl Model {
                 .map_err(|error| error.to_string())?;
             factory.quiet();
             factory.limits_mut().verbose_errors = false;
-            Ok(factory)
+            Ok(Mutex::new(factory))
         });
-        made.as_ref().map_err(Clone::clone)
+        let made = made.as_ref().map_err(Clone::clone)?;
+        Ok(made.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

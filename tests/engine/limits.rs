@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio_util::task::TaskTracker;
 use weir::error::{Kind, Origin, Retry};
 use weir::local::ModelConfig;
 use weir::request::{Ask, Chat, Finish, Prompt, Role, Sampling, Text};
@@ -43,7 +44,7 @@ fn a_full_queue_refuses_and_a_place_given_back_is_taken() {
         let running = start(&smol, text("A story without end:", greedy(1500))).await.expect("an answer");
         until(&smol, |status| status.slots_busy == 1 && status.queue_depth == 0).await;
         let other = smol.clone();
-        let waiting = tokio::spawn(async move { ask(&other, text("Two", greedy(2))).await });
+        let waiting = TaskTracker::new().spawn(async move { ask(&other, text("Two", greedy(2))).await });
         until(&smol, |status| status.queue_depth == 1).await;
         let error = refused(&smol, text("Three", greedy(2))).await;
         assert_eq!((error.kind(), error.detail().origin), (Kind::Overloaded, Origin::Local));
@@ -59,7 +60,7 @@ fn a_client_that_leaves_frees_its_slot_and_its_place() {
         let smol = open(ModelConfig { slots: 1, context: Some(2048), ..config(SMOL) }).await;
         let running = start(&smol, text("A story without end:", greedy(1900))).await.expect("an answer");
         let other = smol.clone();
-        let waiting = tokio::spawn(async move { start(&other, text("Two", greedy(2))).await.map(drop) });
+        let waiting = TaskTracker::new().spawn(async move { start(&other, text("Two", greedy(2))).await.map(drop) });
         until(&smol, |status| status.slots_busy == 1 && status.queue_depth == 1).await;
         waiting.abort();
         until(&smol, |status| status.queue_depth == 0).await;
