@@ -119,6 +119,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
 
 /// A file with `[[rule]]` is a policy, one with nothing but `[[price]]` a price list, else it is a
 /// configuration.
+#[expect(clippy::print_stdout, reason = "the command's output")]
 fn check_file(file: &Path) -> Vec<Problem> {
     let place = file.display().to_string();
     let source = match fs::read_to_string(file) {
@@ -133,7 +134,12 @@ fn check_file(file: &Path) -> Vec<Problem> {
         return control::check_prices(&place, &source);
     }
     match control::read(&Options { config: Some(file.to_owned()), ..Options::default() }) {
-        Ok(checked) => checked.check_cases(),
+        Ok(checked) => {
+            for warning in &checked.warnings {
+                println!("warning {place}: {warning}");
+            }
+            checked.check_cases()
+        }
         Err(problems) => problems,
     }
 }

@@ -28,9 +28,6 @@ fn serve(flags: &Serve) -> Result<ExitCode, String> {
     log();
     let options = flags.options();
     let checked = control::read(&options).map_err(|problems| lines(&problems))?;
-    for warning in &checked.warnings {
-        tracing::warn!("{warning}");
-    }
     let config = listen::Config {
         listen: checked.listen.clone(),
         admin: checked.admin.clone(),

@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::Uri;
+use http::header::{AUTHORIZATION, HeaderName};
 
-use super::defaults;
-use super::read::{self, Placed, Raw, RawKey, RawModel, RawPrice, RawUpstream, RawVirtual};
-use super::{Environment, Options, catalogue};
-use crate::account::{Keys, Price, Prices};
+use super::read::{self, Placed, Raw, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
+use super::values::{NAME_FORM, add_price, find_file, is_loopback, is_name, local_model, local_name, parse_endpoint, secret};
+use super::{Options, defaults};
+use crate::account::{Keys, Prices};
 use crate::api::Limits;
 use crate::error::Problem;
 use crate::local::ModelConfig;
 use crate::policy::{Names, Policy};
-use crate::request::{ModelId, Secret, TenantId};
+use crate::request::{ModelId, TenantId};
 use crate::upstream::{self, ApiKey, Models};
 
 /// A configuration in which everything fits, ready to be built.
@@ -53,6 +53,14 @@ pub(super) struct VirtualModel {
     pub(super) policy: Policy,
 }
 
+/// A virtual model whose policy is not compiled yet: that needs every model's name.
+struct Draft {
+    place: String,
+    name: String,
+    file: PathBuf,
+    source: String,
+}
+
 /// An upstream and the names it serves.
 #[derive(Debug, Clone)]
 pub(super) struct CheckedUpstream {
@@ -64,6 +72,9 @@ pub(super) struct CheckedUpstream {
 }
 
 const DEFAULT_MAX_BODY: u64 = 16 << 20;
+const MOST_THREADS: usize = 1024;
+const MOST_SLOTS: u32 = 256;
+const MOST_ENDPOINTS: usize = 64;
 
 /// Reads and checks what the options name; without a file, the built-in configuration.
 pub fn read(options: &Options) -> Result<Checked, Vec<Problem>> {
@@ -86,7 +97,7 @@ pub(super) struct Checker<'a> {
     pub(super) checked: Checked,
     pub(super) problems: Vec<Problem>,
     folder: PathBuf,
-    policies: Vec<(String, PathBuf, String)>,
+    drafts: Vec<Draft>,
 }
 
 impl<'a> Checker<'a> {
@@ -108,13 +119,16 @@ impl<'a> Checker<'a> {
             builtin_auto: false,
         };
         let folder = options.config.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
-        Checker { options, checked, problems: Vec::new(), folder, policies: Vec::new() }
+        Checker { options, checked, problems: Vec::new(), folder, drafts: Vec::new() }
     }
 
     fn file(&mut self, raw: Raw, place: &str) {
         self.top(&raw);
+        if raw.models.is_empty() && raw.upstreams.is_empty() && self.options.models.is_empty() {
+            self.problems.push(Problem { place: place.to_owned(), message: "no [[model]] and no [[upstream]]: nothing could answer".to_owned() });
+        }
         for price in raw.price {
-            self.price(price);
+            self.problems.extend(add_price(&mut self.checked.prices, price).err());
         }
         if let Some(prices) = raw.prices {
             self.price_file(&prices);
@@ -128,53 +142,77 @@ impl<'a> Checker<'a> {
             self.upstream(upstream);
         }
         for tenant in raw.tenants {
-            let name = TenantId::new(tenant.value.name.as_str());
-            match self.secret(&tenant.value.key) {
-                Ok(Some(key)) => self.checked.keys.tenants.push((name, key)),
-                Ok(None) => self.problems.push(tenant.problem("a tenant's key is { env = … } or { file = … }")),
-                Err(message) => self.problems.push(tenant.problem(format!("tenant \"{name}\": {message}", name = tenant.value.name))),
-            }
+            self.tenant(&tenant);
         }
         for one in raw.virtuals {
-            self.virtual_model(&one);
-        }
-        if self.checked.models.is_empty() && self.checked.upstreams.is_empty() && self.options.models.is_empty() {
-            self.problems.push(Problem { place: place.to_owned(), message: "no [[model]] and no [[upstream]]: nothing could answer".to_owned() });
+            self.virtual_model(one);
         }
     }
 
     fn top(&mut self, raw: &Raw) {
-        let checked = &mut self.checked;
         if let Some(listen) = &raw.listen {
-            checked.listen.clone_from(&listen.value);
+            self.checked.listen = self.address(&listen.place, &listen.value);
         }
         if let Some(admin) = &raw.admin {
-            checked.admin.clone_from(&admin.value);
+            self.checked.admin = self.address(&admin.place, &admin.value);
         }
         if let Some(max_body) = &raw.max_body {
-            checked.limits.max_body = usize::try_from(max_body.value.as_u64()).unwrap_or(usize::MAX);
+            self.checked.limits.max_body = usize::try_from(max_body.value.as_u64()).unwrap_or(usize::MAX);
+            if self.checked.limits.max_body == 0 {
+                self.problems.push(max_body.problem("max_body = 0 would refuse every request; want a size such as \"16MiB\""));
+            }
         }
-        if let Some(headers) = &raw.policy_headers {
-            checked.limits.policy_headers = headers.value.iter().map(|name| name.to_ascii_lowercase()).collect();
-        }
+        let checked = &mut self.checked;
         for (threads, target) in [(&raw.engine_threads, &mut checked.engine_threads), (&raw.workers, &mut checked.workers)] {
             let Some(threads) = threads else { continue };
             *target = threads.value;
-            if threads.value == 0 {
-                self.problems.push(threads.problem("0 threads compute nothing; want 1 or more"));
+            if !(1..=MOST_THREADS).contains(&threads.value) {
+                self.problems.push(threads.problem(format!("{} threads; want 1 to {MOST_THREADS}", threads.value)));
+            }
+        }
+        for name in raw.policy_headers.iter().flat_map(|headers| &headers.value) {
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(AUTHORIZATION) => self.header_problem(raw, name, "holds the client's key; policies read request.tenant instead"),
+                Ok(header) => self.checked.limits.policy_headers.push(header.as_str().to_owned()),
+                Err(_) => self.header_problem(raw, name, "is no name of a header, such as \"x-team\""),
             }
         }
     }
 
-    fn price(&mut self, price: Placed<RawPrice>) {
-        let RawPrice { ref model, input, cached_input, output } = price.value;
-        let numbers = [Some(input), cached_input, Some(output)];
-        if numbers.iter().flatten().any(|number| !number.is_finite() || *number < 0.0) {
-            self.problems.push(price.problem(format!("price of \"{model}\": want USD per million tokens, 0 or more")));
+    fn header_problem(&mut self, raw: &Raw, name: &str, what: &str) {
+        let placed = raw.policy_headers.as_ref();
+        self.problems.extend(placed.map(|headers| headers.problem(format!("policy_headers: \"{name}\" {what}"))));
+    }
+
+    /// Takes the address over; one that cannot be one is a problem.
+    fn address(&mut self, place: &str, text: &str) -> String {
+        let fits = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !fits {
+            let message = format!("cannot listen on \"{text}\"; want HOST:PORT such as 127.0.0.1:8080");
+            self.problems.push(Problem { place: place.to_owned(), message });
         }
-        let known = self.checked.prices.table.insert(model.clone(), Price { input, cached_input, output });
-        if known.is_some() {
-            self.problems.push(price.problem(format!("price of \"{model}\" is given twice")));
+        text.to_owned()
+    }
+
+    fn tenant(&mut self, tenant: &Placed<RawTenant>) {
+        let name = &tenant.value.name;
+        if !is_name(name) {
+            self.problems.push(tenant.problem(format!("tenant name \"{name}\": {NAME_FORM}")));
+        }
+        let tenants = &mut self.checked.keys.tenants;
+        match secret(&tenant.value.key, &self.folder, &self.options.env) {
+            Ok(Some(key)) => match tenants.iter().find(|(_, known)| *known == key) {
+                Some((owner, _)) => {
+                    let owner = owner.as_str();
+                    self.problems.push(tenant.problem(format!("tenant \"{name}\": its key is that of tenant \"{owner}\" too")));
+                }
+                None => tenants.push((TenantId::new(name.as_str()), key)),
+            },
+            Ok(None) => {
+                let message = format!("tenant \"{name}\": key: want one of {{ env = \"NAME\" }}, {{ file = \"PATH\" }}");
+                self.problems.push(tenant.problem(message));
+            }
+            Err(message) => self.problems.push(tenant.problem(format!("tenant \"{name}\": {message}"))),
         }
     }
 
@@ -187,31 +225,32 @@ impl<'a> Checker<'a> {
         };
         match read::parse_prices(&place, &source) {
             Ok(found) => {
-                for price in found.into_iter().filter(|price| !self.checked.prices.table.contains_key(&price.value.model)).collect::<Vec<_>>() {
-                    self.price(price);
-                }
+                let prices = &mut self.checked.prices;
+                let inline = prices.table.clone();
+                let new = found.into_iter().filter(|price| !inline.contains_key(&price.value.model));
+                self.problems.extend(new.filter_map(|price| add_price(prices, price).err()));
             }
             Err(problems) => self.problems.extend(problems),
         }
     }
 
     fn model(&mut self, model: Placed<RawModel>) {
-        let name = model.value.name.strip_prefix("local/").unwrap_or(&model.value.name).to_owned();
-        if name.is_empty() || model.value.name.contains('/') && !model.value.name.starts_with("local/") {
-            return self.problems.push(model.problem(format!("model name \"{}\": want \"local/NAME\"", model.value.name)));
+        let Some(name) = local_name(&model.value.name) else {
+            let message = format!("model name \"{}\": want local/NAME; {NAME_FORM}", model.value.name);
+            return self.problems.push(model.problem(message));
+        };
+        if let Some(slots) = model.value.slots.filter(|slots| !(1..=MOST_SLOTS).contains(slots)) {
+            self.problems.push(model.problem(format!("model \"{name}\": slots = {slots}; want 1 to {MOST_SLOTS}")));
         }
-        for (what, zero) in [("slots", model.value.slots == Some(0)), ("context", model.value.context == Some(0))] {
-            if zero {
-                self.problems.push(model.problem(format!("model \"{name}\": {what} = 0; want 1 or more")));
-            }
+        if model.value.context == Some(0) {
+            self.problems.push(model.problem(format!("model \"{name}\": context = 0; want 1 or more")));
         }
-        match find_file(&model.value.file, &self.folder, &self.options.env) {
-            Ok(file) => {
-                let entry = local_model(&name, file, &model.value);
-                self.add_model(entry, &model.place);
-            }
-            Err(message) => self.problems.push(model.problem(format!("model \"{name}\": {message}"))),
-        }
+        // Without its file the name is known all the same, so that policies are not blamed.
+        let file = find_file(&model.value.file, &self.folder, &self.options.env).unwrap_or_else(|message| {
+            self.problems.push(model.problem(format!("model \"{name}\": {message}")));
+            PathBuf::new()
+        });
+        self.add_model(local_model(name, file, &model.value), &model.place);
     }
 
     /// Adds a local model, unless its name is taken.
@@ -226,48 +265,57 @@ impl<'a> Checker<'a> {
     fn upstream(&mut self, upstream: Placed<RawUpstream>) {
         let raw = &upstream.value;
         let name = &raw.name;
-        if name.is_empty() || name.contains('/') || name == "local" {
-            self.problems.push(upstream.problem(format!("upstream name \"{name}\": want a name without slash; \"local\" is reserved")));
+        let mut problems = Vec::new();
+        if !is_name(name) || name.contains('/') || name == "local" {
+            problems.push(format!("want a name without slash, other than \"local\"; {NAME_FORM}"));
         }
         if self.checked.upstreams.iter().any(|known| known.config.name == *name) {
-            self.problems.push(upstream.problem(format!("upstream \"{name}\" is given twice")));
+            problems.push("is given twice".to_owned());
         }
         if let Some(dialect) = raw.dialect.as_deref().filter(|dialect| *dialect != "openai") {
-            self.problems.push(upstream.problem(format!("upstream \"{name}\": unknown dialect \"{dialect}\"; known: openai")));
+            problems.push(format!("unknown dialect \"{dialect}\"; known: openai"));
         }
-        if raw.endpoints.is_empty() || raw.models.is_empty() {
-            self.problems.push(upstream.problem(format!("upstream \"{name}\": endpoints and models want at least one entry each")));
+        if raw.models.is_empty() {
+            problems.push("models is empty; want names, or \"*\" for any".to_owned());
         }
-        let api_key = match self.api_key(name, raw.api_key.as_ref()) {
-            Ok(key) => key,
-            Err(message) => return self.problems.push(upstream.problem(format!("upstream \"{name}\": {message}"))),
-        };
+        if !(1..=MOST_ENDPOINTS).contains(&raw.endpoints.len()) {
+            problems.push(format!("{} endpoints; want 1 to {MOST_ENDPOINTS}", raw.endpoints.len()));
+        }
+        let listed: Vec<String> = raw.models.iter().filter(|model| *model != "*").cloned().collect();
+        problems.extend(listed.iter().filter(|model| !is_name(model)).map(|model| format!("model name \"{model}\": {NAME_FORM}")));
         let mut endpoints = Vec::new();
         for endpoint in &raw.endpoints {
             match parse_endpoint(endpoint) {
                 Ok(uri) => endpoints.push(uri),
-                Err(message) => self.problems.push(upstream.problem(format!("upstream \"{name}\": endpoint \"{endpoint}\": {message}"))),
+                Err(message) => problems.push(message),
             }
         }
-        let mut config = upstream::Config::new(name.clone(), endpoints);
-        config.api_key = api_key;
-        config.connect_timeout = raw.connect_timeout.unwrap_or(config.connect_timeout);
-        config.first_byte_timeout = raw.first_byte_timeout.unwrap_or(config.first_byte_timeout);
-        config.idle_timeout = raw.idle_timeout.unwrap_or(config.idle_timeout);
-        config.retries = raw.retries.unwrap_or(config.retries);
-        let listed: Vec<String> = raw.models.iter().filter(|model| *model != "*").cloned().collect();
+        let api_key = self.api_key(name, raw.api_key.as_ref()).unwrap_or_else(|message| {
+            problems.push(message);
+            ApiKey::None
+        });
+        self.problems.extend(problems.into_iter().map(|what| upstream.problem(format!("upstream \"{name}\": {what}"))));
         let any = listed.len() < raw.models.len();
-        config.models = if any { Models::Any } else { Models::Listed(listed.clone()) };
+        let usual = upstream::Config::new(name.clone(), endpoints);
+        let config = upstream::Config {
+            api_key,
+            connect_timeout: raw.connect_timeout.unwrap_or(usual.connect_timeout),
+            first_byte_timeout: raw.first_byte_timeout.unwrap_or(usual.first_byte_timeout),
+            idle_timeout: raw.idle_timeout.unwrap_or(usual.idle_timeout),
+            retries: raw.retries.unwrap_or(usual.retries),
+            models: if any { Models::Any } else { Models::Listed(listed.clone()) },
+            ..usual
+        };
         self.checked.upstreams.push(CheckedUpstream { config, listed, any, discover: None });
     }
 
     /// The key of an upstream; an unset one is a warning, a badly written one an error.
     pub(super) fn api_key(&mut self, upstream: &str, raw: Option<&RawKey>) -> Result<ApiKey, String> {
         let Some(raw) = raw else { return Ok(ApiKey::None) };
-        if raw.client == Some(true) && raw.env.is_none() && raw.file.is_none() {
+        if (raw.client, &raw.env, &raw.file) == (Some(true), &None, &None) {
             return Ok(ApiKey::Client);
         }
-        match self.secret(raw) {
+        match secret(raw, &self.folder, &self.options.env) {
             Ok(Some(key)) => Ok(ApiKey::Value(key)),
             Ok(None) => Err("api_key: want one of { env = \"NAME\" }, { file = \"PATH\" }, { client = true }".to_owned()),
             Err(reason) => {
@@ -277,40 +325,45 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// `Ok(None)`: neither `env` nor `file`, or both; `Err`: the place named holds no key.
-    fn secret(&self, raw: &RawKey) -> Result<Option<Secret>, String> {
-        let found = match (&raw.env, &raw.file) {
-            (Some(name), None) => self.options.env.get(name).ok_or_else(|| format!("the environment variable {name} is not set"))?,
-            (None, Some(file)) => {
-                let file = self.folder.join(file);
-                std::fs::read_to_string(&file).map_err(|error| format!("cannot read the key file {}: {error}", file.display()))?
-            }
-            _ => return Ok(None),
-        };
-        let key = found.trim();
-        if key.is_empty() { Err("the key is empty".to_owned()) } else { Ok(Some(Secret::new(key))) }
-    }
-
-    fn virtual_model(&mut self, one: &Placed<RawVirtual>) {
+    fn virtual_model(&mut self, one: Placed<RawVirtual>) {
         let name = &one.value.name;
-        if name.is_empty() || name.contains('/') || self.policies.iter().any(|(known, ..)| known == name) {
-            self.problems.push(one.problem(format!("virtual model \"{name}\": want a name of its own, without slash")));
+        if !is_name(name) || name.contains('/') || self.drafts.iter().any(|known| known.name == *name) {
+            self.problems.push(one.problem(format!("virtual model \"{name}\": want a name of its own, without slash; {NAME_FORM}")));
         }
         let file = self.folder.join(&one.value.policy);
         match std::fs::read_to_string(&file) {
-            Ok(source) => self.policies.push((name.clone(), file, source)),
+            Ok(source) => self.drafts.push(Draft { place: one.place, name: one.value.name, file, source }),
             Err(error) => self.problems.push(one.problem(format!("virtual model \"{name}\": cannot read the policy {}: {error}", file.display()))),
+        }
+    }
+
+    /// Compiles the policies, now that every model's name is known.
+    fn compile(&mut self) {
+        let names = self.checked.names();
+        for Draft { place, name, file, source } in std::mem::take(&mut self.drafts) {
+            let policy = match Policy::compile(&file.display().to_string(), &source, &names) {
+                Ok(policy) => policy,
+                Err(problems) => {
+                    self.problems.extend(problems);
+                    continue;
+                }
+            };
+            let twin = self.checked.virtuals.iter().find(|one| one.policy.name() == policy.name() && one.file != file);
+            if let Some(twin) = twin {
+                let (called, other) = (policy.name(), twin.file.display());
+                let message = format!("virtual model \"{name}\": {} and {other} are both called \"{called}\"; rename one", file.display());
+                self.problems.push(Problem { place, message });
+            }
+            self.checked.virtuals.push(VirtualModel { name, file, policy });
         }
     }
 
     fn finish(mut self) -> Result<Checked, Vec<Problem>> {
         self.flags();
-        let names = self.checked.names();
-        for (name, file, source) in std::mem::take(&mut self.policies) {
-            match Policy::compile(&file.display().to_string(), &source, &names) {
-                Ok(policy) => self.checked.virtuals.push(VirtualModel { name, file, policy }),
-                Err(problems) => self.problems.extend(problems),
-            }
+        self.compile();
+        if self.checked.listen == self.checked.admin && !self.checked.listen.ends_with(":0") {
+            let message = format!("listen and admin are both {}; want two ports", self.checked.listen);
+            self.problems.push(Problem { place: self.checked.place.clone(), message });
         }
         self.checked.builtin_auto = !self.checked.virtuals.iter().any(|one| one.name == "auto");
         if self.checked.keys.tenants.is_empty() && !is_loopback(&self.checked.listen) {
@@ -327,17 +380,22 @@ impl<'a> Checker<'a> {
                 Ok(file) => {
                     let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
                     let name = name.clone().unwrap_or_else(stem);
-                    let id = ModelId::new(format!("local/{}", name.strip_prefix("local/").unwrap_or(&name)));
-                    self.add_model(ModelConfig::new(id, file), "--model");
+                    match local_name(&name) {
+                        Some(name) => self.add_model(ModelConfig::new(ModelId::new(format!("local/{name}")), file), "--model"),
+                        None => {
+                            let message = format!("model name \"{name}\": want NAME=FILE; {NAME_FORM}");
+                            self.problems.push(Problem { place: "--model".to_owned(), message });
+                        }
+                    }
                 }
                 Err(message) => self.problems.push(Problem { place: "--model".to_owned(), message }),
             }
         }
         if let Some(listen) = &options.listen {
-            self.checked.listen.clone_from(listen);
+            self.checked.listen = self.address("--listen", listen);
         }
         if let Some(admin) = &options.admin {
-            self.checked.admin.clone_from(admin);
+            self.checked.admin = self.address("--admin", admin);
         }
     }
 }
@@ -354,9 +412,14 @@ impl Checked {
         let mut short: BTreeMap<String, Option<ModelId>> = BTreeMap::new();
         let listed = self.upstreams.iter().flat_map(|one| one.listed.iter().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
         models.extend(listed);
+        // A name that could be a full one stands for that alone: what a policy keeps on the box
+        // must not leave it because an upstream has a model of the same name.
+        let full = |bare: &str| bare.split_once('/').is_some_and(|(first, _)| first == "local" || self.upstreams.iter().any(|one| one.config.name == first));
         for model in &models {
             let bare = model.split().map_or(model.as_str(), |(_, bare)| bare).to_owned();
-            short.entry(bare).and_modify(|known| *known = None).or_insert_with(|| Some(model.clone()));
+            if !full(&bare) {
+                short.entry(bare).and_modify(|known| *known = None).or_insert_with(|| Some(model.clone()));
+            }
         }
         Names {
             models,
@@ -384,43 +447,13 @@ fn policy_cases(file: &Path, policy: &Policy) -> Vec<Problem> {
     }
 }
 
-/// A local model by its bare name, with the file's settings or the defaults.
-fn local_model(name: &str, file: PathBuf, raw: &RawModel) -> ModelConfig {
-    let usual = ModelConfig::new(ModelId::new(format!("local/{name}")), file);
-    ModelConfig {
-        context: raw.context,
-        slots: raw.slots.unwrap_or(usual.slots),
-        queue: raw.queue.unwrap_or(usual.queue),
-        ..usual
+/// Every problem of a price file.
+pub fn check_prices(place: &str, source: &str) -> Vec<Problem> {
+    let mut prices = Prices::default();
+    match read::parse_prices(place, source) {
+        Ok(found) => found.into_iter().filter_map(|price| add_price(&mut prices, price).err()).collect(),
+        Err(problems) => problems,
     }
-}
-
-/// A path, a name of the catalogue, or `hf:ORG/REPO:FILE` → a file that is there.
-fn find_file(text: &str, folder: &Path, env: &Environment) -> Result<PathBuf, String> {
-    let known = || catalogue::entries().into_iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
-    let (file, way_out) = if let Some(rest) = text.strip_prefix("hf:") {
-        let name = rest.rsplit_once(':').map(|(_, file)| file).ok_or_else(|| format!("\"{text}\": want hf:ORG/REPO:FILE"))?;
-        let name = name.rsplit('/').next().unwrap_or(name);
-        (catalogue::folder(env).join(name), format!("download {name} into {}", catalogue::folder(env).display()))
-    } else if let Some(file) = catalogue::file_of(text, env) {
-        (file, format!("get it with: make models (fetches {text})"))
-    } else {
-        (folder.join(text), format!("want a GGUF file or a name of the catalogue: {}", known()))
-    };
-    if file.is_file() { Ok(file) } else { Err(format!("no file {}; {way_out}", file.display())) }
-}
-
-fn parse_endpoint(text: &str) -> Result<Uri, String> {
-    let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
-    match (uri.scheme_str(), uri.authority(), uri.query()) {
-        (Some("http" | "https"), Some(_), None) => Ok(uri),
-        _ => Err("want a URL such as https://api.openai.com/v1, without query".to_owned()),
-    }
-}
-
-fn is_loopback(listen: &str) -> bool {
-    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host).trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// How long a reload may wait for an upstream to list its models.

@@ -6,6 +6,7 @@
 use super::catalogue;
 use super::check::{CheckedUpstream, Checker};
 use super::read::RawKey;
+use super::values::parse_endpoint;
 use crate::error::Problem;
 use crate::local::ModelConfig;
 use crate::request::ModelId;
@@ -40,9 +41,9 @@ pub(super) fn fill(checker: &mut Checker<'_>) {
 fn openai(checker: &mut Checker<'_>) {
     let env = &checker.options.env;
     let url = env.get("OPENAI_BASE_URL").unwrap_or_else(|| OPENAI_BASE_URL.to_owned());
-    let Ok(endpoint) = url.trim_end_matches('/').parse() else {
-        let message = format!("\"{url}\" is not a URL such as {OPENAI_BASE_URL}");
-        return checker.problems.push(Problem { place: "OPENAI_BASE_URL".to_owned(), message });
+    let endpoint = match parse_endpoint(&url) {
+        Ok(endpoint) => endpoint,
+        Err(message) => return checker.problems.push(Problem { place: "OPENAI_BASE_URL".to_owned(), message }),
     };
     let named = env.get("OPENAI_MODEL");
     let key = RawKey { env: Some("OPENAI_API_KEY".to_owned()), file: None, client: None };

@@ -10,15 +10,17 @@ mod check;
 mod defaults;
 mod read;
 mod snapshot;
+mod values;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use crate::error::Problem;
-pub use check::{Checked, check_policy, read};
+pub use check::{Checked, check_policy, check_prices, read};
 pub use snapshot::Snapshot;
 
 /// What the command line says, and the environment.
@@ -37,7 +39,7 @@ pub struct Options {
 }
 
 /// Environment variables: the process's own, or fixed ones for tests.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment {
     fixed: Option<HashMap<String, String>>,
 }
@@ -60,6 +62,14 @@ impl Environment {
     }
 }
 
+/// Values may be keys and are not shown.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.fixed.as_ref().map(|fixed| fixed.keys().collect::<BTreeSet<_>>());
+        f.debug_struct("Environment").field("fixed", &names).finish()
+    }
+}
+
 /// Holds the current generation and replaces it.
 #[derive(Debug)]
 pub struct Control {
@@ -71,6 +81,7 @@ pub struct Control {
 impl Control {
     /// Builds the first generation: loads models, opens pools, asks upstreams what must be asked.
     pub async fn open(options: Options, checked: Checked) -> Result<Control, Vec<Problem>> {
+        tell(&checked.warnings);
         let snapshot = build::build(checked, None, 1).await?;
         Ok(Control { options, current: ArcSwap::from_pointee(snapshot), reloading: tokio::sync::Mutex::new(()) })
     }
@@ -89,6 +100,7 @@ impl Control {
         let checked = tokio::task::spawn_blocking(move || read(&options))
             .await
             .map_err(|error| vec![Problem { place: "reload".to_owned(), message: error.to_string() }])??;
+        tell(&checked.warnings);
         let before = self.current();
         let snapshot = build::build(checked, Some(&before), before.generation() + 1).await?;
         let generation = snapshot.generation();
@@ -97,7 +109,8 @@ impl Control {
     }
 }
 
-/// Every problem of a price file.
-pub fn check_prices(place: &str, source: &str) -> Vec<Problem> {
-    read::parse_prices(place, source).err().unwrap_or_default()
+fn tell(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
 }

@@ -104,9 +104,11 @@ pub(super) struct RawPrice {
 /// Reads `250ms`, `5s`, `2m`.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text)
-        .map(Some)
-        .map_err(|error| serde::de::Error::custom(format!("`{text}` is not a duration like \"5s\" or \"250ms\": {error}")))
+    match humantime::parse_duration(&text) {
+        Ok(Duration::ZERO) => Err(serde::de::Error::custom(format!("`{text}` is no time to wait; want more than 0"))),
+        Ok(duration) => Ok(Some(duration)),
+        Err(error) => Err(serde::de::Error::custom(format!("`{text}` is not a duration like \"5s\" or \"250ms\": {error}"))),
+    }
 }
 
 /// Reads a configuration file; `place` is the file's name in problems.

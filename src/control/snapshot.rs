@@ -129,9 +129,14 @@ impl Routes {
 
     fn unknown(&self, model: &str) -> Error {
         let shown: String = model.chars().take(100).collect();
-        let mut known: Vec<String> = self.names().iter().map(ToString::to_string).collect();
-        known.extend(self.known.wildcards.iter().map(|upstream| format!("{upstream}/…")));
-        let message = format!("the model \"{shown}\" does not exist here; known: {}", known.join(", "));
+        let candidates: Vec<&str> = self.known.models.iter().filter(|known| known.split().is_some_and(|(_, bare)| bare == model)).map(ModelId::as_str).collect();
+        let message = if candidates.len() > 1 {
+            format!("the model \"{shown}\" could be any of these, name one in full: {}", candidates.join(", "))
+        } else {
+            let mut known: Vec<String> = self.names().iter().map(ToString::to_string).collect();
+            known.extend(self.known.wildcards.iter().map(|upstream| format!("{upstream}/…")));
+            format!("the model \"{shown}\" does not exist here; known: {}", known.join(", "))
+        };
         Error::new(Kind::NotFound, Origin::Client, message).code("model_not_found").param("model")
     }
 

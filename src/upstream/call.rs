@@ -24,7 +24,7 @@ use super::endpoint::{Endpoint, Endpoints, Tried, Visit};
 use super::failure::{Again, Failure, Outcome, passed_headers, silent, told, unavailable};
 use super::retry::Budget;
 use crate::backend::{Backend, Breaker, Call, Completion, Status};
-use crate::error::{Error, Kind, Origin, Result};
+use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Ask, Delta, ModelId, Part, Request, Secret};
 use crate::wire::openai::{chunk_of, parse_models, scan, splice};
 
@@ -146,7 +146,8 @@ impl Upstream {
 
     fn outgoing<'a>(&self, request: &'a Request, model: &ModelId) -> Result<Outgoing<'a>> {
         if let Some(reason) = self.unready() {
-            return Err(unavailable(&self.name, reason));
+            let message = format!("upstream \"{}\": {reason}", self.name);
+            return Err(Error::new(Kind::Unavailable, Origin::Gateway, message).retry(Retry::Elsewhere));
         }
         let stream = request.stream && !matches!(request.ask, Ask::Embed(_));
         let rest = model.split().map_or(model.as_str(), |(_, rest)| rest);
