@@ -1,9 +1,17 @@
 //! The one test binary; a module per subject.
 
 mod bad_input;
+#[cfg(all(test, feature = "local"))]
+mod cascade;
 mod config;
 #[cfg(feature = "local")]
 mod engine;
 mod fake_upstream;
+#[cfg(all(test, feature = "local"))]
+mod foreign;
+#[cfg(all(test, feature = "local"))]
+mod gateway_process;
 mod layers;
 mod policies;
+#[cfg(all(test, feature = "local"))]
+mod sdk;
