@@ -66,7 +66,7 @@ fn hostile() -> Vec<(String, String)> {
         format!(r#"{{"type": "string", "pattern": "{}"}}"#, "(a|b|ab)*c{1,100}".repeat(200)),
         r#"{"type": "string", "pattern": "^(a+)+(b+)+(c{1,1000}){1,1000}$"}"#.into(),
         r#"{"type": "string", "pattern": "((((((((((a{1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99})"}"#.into(),
-        format!(r#"{{"type": "string", "pattern": "^((a|b|ab)*c{{1,100}}){{200}}$"}}"#),
+        r#"{"type": "string", "pattern": "^((a|b|ab)*c{1,100}){200}$"}"#.into(),
         r#"{"type": "string", "pattern": "^(.*a.{20})*(.*b.{20})*(.*c.{20})*$"}"#.into(),
         r#"{"type": "string", "pattern": "^[a-z]{1,200}([0-9]{1,200}[a-z]{1,200}){50}$"}"#.into(),
         r#"{"type": "string", "pattern": "(?=look)ahead"}"#.into(),
