@@ -31,6 +31,8 @@ pub struct Asked {
 #[derive(Debug, Clone)]
 pub enum Piece {
     Bytes(Bytes),
+    /// What follows comes once this is notified.
+    Wait(Arc<Notify>),
     /// Nothing more comes, and the connection stays.
     Hang,
     /// The connection breaks.
@@ -71,6 +73,12 @@ impl Answer {
 
     pub fn header(mut self, name: &'static str, value: &'static str) -> Answer {
         self.headers.push((name, value));
+        self
+    }
+
+    /// And then these events.
+    pub fn and(mut self, events: &[&str]) -> Answer {
+        self.pieces.extend(Answer::events(events).pieces);
         self
     }
 
@@ -197,11 +205,16 @@ async fn answer(
     Ok(response)
 }
 
+type Pieces = std::iter::Peekable<std::vec::IntoIter<Piece>>;
+
 fn played(pieces: Vec<Piece>, reading: Reading) -> UnsyncBoxBody<Bytes, std::io::Error> {
-    let next = |(mut pieces, mut reading): (std::vec::IntoIter<Piece>, Reading)| async move {
+    let next = |(mut pieces, mut reading): (Pieces, Reading)| async move {
+        while let Some(Piece::Wait(gate)) = pieces.next_if(|piece| matches!(piece, Piece::Wait(_))) {
+            gate.notified().await;
+        }
         let item = match pieces.next() {
             Some(Piece::Bytes(bytes)) => Ok(Frame::data(bytes)),
-            Some(Piece::Hang) => std::future::pending().await,
+            Some(Piece::Hang | Piece::Wait(_)) => std::future::pending().await,
             Some(Piece::Break) => {
                 // What was said before gets out first.
                 tokio::task::yield_now().await;
@@ -215,5 +228,5 @@ fn played(pieces: Vec<Piece>, reading: Reading) -> UnsyncBoxBody<Bytes, std::io:
         };
         Some((item, (pieces, reading)))
     };
-    StreamBody::new(stream::unfold((pieces.into_iter(), reading), next)).boxed_unsync()
+    StreamBody::new(stream::unfold((pieces.into_iter().peekable(), reading), next)).boxed_unsync()
 }

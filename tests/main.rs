@@ -11,6 +11,8 @@ mod fake_upstream;
 mod foreign;
 #[cfg(all(test, feature = "local"))]
 mod gateway_process;
+mod gateway;
+mod hostile;
 mod layers;
 mod policies;
 #[cfg(all(test, feature = "local"))]

@@ -84,7 +84,7 @@ pub fn read(options: &Options) -> Result<Checked, Vec<Problem>> {
             let place = file.display().to_string();
             let source = std::fs::read_to_string(file)
                 .map_err(|error| vec![Problem { place: place.clone(), message: format!("cannot read the configuration: {error}") }])?;
-            checker.file(read::parse(&place, &source)?, &place);
+            checker.file(read::parse(&place, &source).map_err(|problem| vec![problem])?, &place);
         }
         None => defaults::fill(&mut checker),
     }
@@ -98,6 +98,8 @@ pub(super) struct Checker<'a> {
     pub(super) problems: Vec<Problem>,
     folder: PathBuf,
     drafts: Vec<Draft>,
+    /// Whether something of the file could not be read, so that policies may name what is unknown.
+    partly: bool,
 }
 
 impl<'a> Checker<'a> {
@@ -119,14 +121,16 @@ impl<'a> Checker<'a> {
             builtin_auto: false,
         };
         let folder = options.config.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
-        Checker { options, checked, problems: Vec::new(), folder, drafts: Vec::new() }
+        Checker { options, checked, problems: Vec::new(), folder, drafts: Vec::new(), partly: false }
     }
 
     fn file(&mut self, raw: Raw, place: &str) {
         self.top(&raw);
-        if raw.models.is_empty() && raw.upstreams.is_empty() && self.options.models.is_empty() {
+        self.partly = !raw.problems.is_empty();
+        if !self.partly && raw.models.is_empty() && raw.upstreams.is_empty() && self.options.models.is_empty() {
             self.problems.push(Problem { place: place.to_owned(), message: "no [[model]] and no [[upstream]]: nothing could answer".to_owned() });
         }
+        self.problems.extend(raw.problems);
         for price in raw.price {
             self.problems.extend(add_price(&mut self.checked.prices, price).err());
         }
@@ -339,7 +343,7 @@ impl<'a> Checker<'a> {
 
     /// Compiles the policies, now that every model's name is known.
     fn compile(&mut self) {
-        let names = self.checked.names();
+        let names = Names { any: self.partly, ..self.checked.names() };
         for Draft { place, name, file, source } in std::mem::take(&mut self.drafts) {
             let policy = match Policy::compile(&file.display().to_string(), &source, &names) {
                 Ok(policy) => policy,

@@ -26,6 +26,8 @@ pub(super) struct Raw {
     pub(super) upstreams: Vec<Placed<RawUpstream>>,
     pub(super) virtuals: Vec<Placed<RawVirtual>>,
     pub(super) tenants: Vec<Placed<RawTenant>>,
+    /// What could not be read, and stands in none of the above.
+    pub(super) problems: Vec<Problem>,
 }
 
 /// A value and where it stands: `FILE:LINE`.
@@ -111,10 +113,11 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     }
 }
 
-/// Reads a configuration file; `place` is the file's name in problems.
-pub(super) fn parse(place: &str, source: &str) -> Result<Raw, Vec<Problem>> {
-    let mut reader = Reader::open(place, source).map_err(|problem| vec![problem])?;
-    let raw = Raw {
+/// Reads a configuration file; `place` is the file's name in problems. Only what is no TOML at all
+/// is an error.
+pub(super) fn parse(place: &str, source: &str) -> Result<Raw, Problem> {
+    let mut reader = Reader::open(place, source)?;
+    Ok(Raw {
         listen: reader.one("listen"),
         admin: reader.one("admin"),
         engine_threads: reader.one("engine_threads"),
@@ -127,15 +130,16 @@ pub(super) fn parse(place: &str, source: &str) -> Result<Raw, Vec<Problem>> {
         upstreams: reader.many("upstream"),
         virtuals: reader.many("virtual"),
         tenants: reader.many("tenant"),
-    };
-    reader.close().map(|()| raw)
+        problems: reader.close(),
+    })
 }
 
 /// Reads a price file: only `[[price]]` tables.
 pub(super) fn parse_prices(place: &str, source: &str) -> Result<Vec<Placed<RawPrice>>, Vec<Problem>> {
     let mut reader = Reader::open(place, source).map_err(|problem| vec![problem])?;
     let prices = reader.many("price");
-    reader.close().map(|()| prices)
+    let problems = reader.close();
+    if problems.is_empty() { Ok(prices) } else { Err(problems) }
 }
 
 /// Takes keys out of a document, one by one, and keeps the problems.
@@ -194,13 +198,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn close(mut self) -> Result<(), Vec<Problem>> {
+    fn close(mut self) -> Vec<Problem> {
         for (key, _) in self.table.iter() {
             let place = place_of(self.place, self.source, key.span().start);
             let message = format!("unknown key `{}`; known: {}", key.get_ref(), self.taken.join(", "));
             self.problems.push(Problem { place, message });
         }
-        if self.problems.is_empty() { Ok(()) } else { Err(self.problems) }
+        self.problems
     }
 }
 
@@ -217,7 +221,7 @@ mod tests {
     #[test]
     fn every_problem_of_a_file_is_reported_with_its_line() {
         let source = "listen = 5\nwhat = 1\n[[model]]\nname = \"a\"\n[[upstream]]\nname = \"u\"\nendpoints = []\nmodels = []\nidle_timeout = \"soon\"\n";
-        let problems: Vec<String> = parse("weir.toml", source).unwrap_err().iter().map(ToString::to_string).collect();
+        let problems: Vec<String> = parse("weir.toml", source).unwrap().problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 4, "{problems:#?}");
         assert!(problems[0].starts_with("weir.toml:1: listen: invalid type"), "{}", problems[0]);
         assert!(problems[1].starts_with("weir.toml:3: model: missing field `file`"), "{}", problems[1]);
@@ -227,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_syntax_error_names_its_line() {
-        let problems = parse("weir.toml", "listen = \"a\"\nadmin = = 3\n").unwrap_err();
-        assert!(problems[0].place.starts_with("weir.toml:2"), "{problems:?}");
+        let problem = parse("weir.toml", "listen = \"a\"\nadmin = = 3\n").unwrap_err();
+        assert_eq!(problem.place, "weir.toml:2");
     }
 }

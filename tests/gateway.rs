@@ -1,0 +1,10 @@
+//! The whole gateway in this process: real sockets, files and policies, with small servers in the
+//! part of the upstreams.
+
+mod failing;
+mod house;
+mod leaving;
+mod names;
+mod passing;
+mod reloading;
+mod telling;
