@@ -42,6 +42,8 @@ bench: deps  ## the pure rooms: parse, decide, SSE
 	cargo bench --locked
 
 bench-overhead: deps-bench build  ## pass-through against nginx and against the upstream directly
+	python3 models/fetch.py smollm2-135m-instruct
+	cargo build --release --locked --example mock-upstream
 	python3 benches/load/overhead.py --weir $(weir)
 
 bench-local: deps build  ## tokens per second and time to first token against the bare decode loop
@@ -50,7 +52,7 @@ bench-local: deps build  ## tokens per second and time to first token against th
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py
-	$(weir) eval $(if $(N),--rows $(N))
+	python3 benches/eval/eval.py --weir $(weir) $(if $(N),--rows $(N))
 
 models: deps  ## every model of the catalogue into the cache folder
 	@python3 models/fetch.py --all

@@ -3,11 +3,19 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "what a test cannot do fails it")]
 
 mod bad_input;
+#[cfg(all(test, feature = "local"))]
+mod cascade;
 mod config;
 #[cfg(feature = "local")]
 mod engine;
 mod fake_upstream;
+#[cfg(all(test, feature = "local"))]
+mod foreign;
+#[cfg(all(test, feature = "local"))]
+mod gateway_process;
 mod gateway;
 mod hostile;
 mod layers;
 mod policies;
+#[cfg(all(test, feature = "local"))]
+mod sdk;

@@ -207,7 +207,7 @@ def render(found: dict[int, Runs], options: argparse.Namespace) -> str:
         "# What passing a request through costs\n",
         f"{about['cpu']}, {about['cores']} cores shared by load generator (wrk, 1 thread), mock upstream (1 worker), nginx and Weir "
         f"({WORKERS} workers each): nothing is pinned, so throughput is that of the whole box and the ratio is what counts. Weir has a "
-        f"135M model loaded and idle, metrics on, logs at warn. Medians of {options.rounds} interleaved rounds of {options.seconds} s; "
+        f"135M model loaded and idle, metrics on, logs at warn. SSE throughput is bound by the mock: there the CPU time ranks. Medians of {options.rounds} interleaved rounds of {options.seconds} s; "
         f"{CONNECTIONS} connections unless said. Made by `make bench-overhead`.\n",
     ]
     for kind, what in zip(KINDS, ("570 bytes in, 1 KB out", "32 chunks, each flushed by itself")):

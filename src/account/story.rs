@@ -75,7 +75,9 @@ fn printable(name: &str) -> String {
 
 /// Dollars as a plain decimal of at most 12 decimals, without trailing zeros.
 fn render_usd(dollars: f64) -> String {
-    let text = format!("{dollars:.12}");
+    // Whole picodollars: exact where the float is, and much cheaper than {:.12}.
+    let picodollars = (dollars * 1e12).round() as u64;
+    let text = format!("{}.{:012}", picodollars / 1_000_000_000_000, picodollars % 1_000_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 

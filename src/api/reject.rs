@@ -83,13 +83,18 @@ fn error_body(error: &Error) -> Bytes {
 /// its status, body and headers.
 pub fn reject(error: &Error) -> Response<Body> {
     let detail = error.detail();
-    let (status, body, own) = match &detail.passed {
-        Some(passed) => (passed.status, passed.body.clone(), passed.headers.clone()),
-        None => (status(detail), error_body(error), HeaderMap::new()),
+    let mut headers = detail.passed.as_ref().map_or_else(HeaderMap::new, |passed| passed.headers.clone());
+    let (status, body) = match &detail.passed {
+        Some(passed) if ErrorBody::names_error(&passed.body) => (passed.status, passed.body.clone()),
+        Some(passed) => {
+            headers.remove(CONTENT_TYPE);
+            (passed.status, error_body(error))
+        }
+        None => (status(detail), error_body(error)),
     };
     let mut response = Response::new(whole(body, None));
     *response.status_mut() = status;
-    *response.headers_mut() = own;
+    *response.headers_mut() = headers;
     let headers = response.headers_mut();
     headers.entry(CONTENT_TYPE).or_insert(JSON);
     headers.insert(ORIGIN, HeaderValue::from_static(detail.origin.name()));

@@ -166,3 +166,6 @@ impl Answer {
         parts.push(Part::Finish(finish));
     }
 }
+
+#[cfg(test)]
+mod tests;

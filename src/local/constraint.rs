@@ -83,8 +83,13 @@ fn call_schema(tools: &RawValue, wanted: Option<&str>) -> std::result::Result<Va
     let functions = tools.iter().filter_map(|tool| tool.get("function"));
     let calls: Vec<Value> = functions
         .filter(|function| wanted.is_none_or(|name| function["name"] == name))
-        .map(|function| {
-            let parameters = function.get("parameters").cloned().unwrap_or_else(|| json!({"type": "object"}));
+        .enumerate()
+        .map(|(number, function)| {
+            let mut parameters = function.get("parameters").cloned().unwrap_or_else(|| json!({"type": "object"}));
+            if let Value::Object(fields) = &mut parameters {
+                // Its own identity, so that its `#/$defs/…` is looked up inside it.
+                fields.insert("$id".into(), json!(format!("weir:tool/{number}")));
+            }
             json!({
                 "type": "object",
                 "properties": {"name": {"const": function["name"]}, "arguments": parameters},
@@ -120,4 +125,69 @@ fn compile(factory: &ParserFactory, grammar: TopLevelGrammar) -> std::result::Re
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities};
+
+    use super::*;
+
+    /// A vocabulary of single bytes.
+    fn factory() -> ParserFactory {
+        let tokens = ApproximateTokEnv::single_byte_env();
+        let mut factory = ParserFactory::new(&tokens, InferenceCapabilities::default(), &[]).unwrap();
+        factory.quiet();
+        factory
+    }
+
+    fn accepts(matcher: &Matcher, text: &str) -> bool {
+        let mut matcher = matcher.deep_clone();
+        let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
+        matcher.validate_tokens(&tokens).unwrap() == tokens.len()
+    }
+
+    fn tools(choice: ToolChoice) -> Tools {
+        let tools = json!([
+            {"type": "function", "function": {"name": "add", "parameters": {
+                "type": "object",
+                "properties": {"by": {"$ref": "#/$defs/step"}},
+                "required": ["by"],
+                "additionalProperties": false,
+                "$defs": {"step": {"type": "integer"}},
+            }}},
+            {"type": "function", "function": {"name": "now"}},
+        ]);
+        Tools { raw: serde_json::value::to_raw_value(&tools).unwrap(), count: 2, choice }
+    }
+
+    #[test]
+    fn a_demanded_call_is_one_of_the_offered_tools() {
+        let matcher = compile_calls(&factory(), &tools(ToolChoice::Required)).unwrap().unwrap();
+        let call = |inner: &str| format!("<tool_call>\n{inner}\n</tool_call>");
+        assert!(accepts(&matcher, &call(r#"{"name": "add", "arguments": {"by": 3}}"#)));
+        assert!(accepts(&matcher, &call(r#"{"name": "now", "arguments": {}}"#)));
+        assert!(!accepts(&matcher, &call(r#"{"name": "add", "arguments": {"by": "3"}}"#)));
+        assert!(!accepts(&matcher, &call(r#"{"name": "sub", "arguments": {}}"#)));
+        assert!(!accepts(&matcher, "Sure"));
+    }
+
+    #[test]
+    fn a_demanded_function_is_the_only_one() {
+        let matcher = compile_calls(&factory(), &tools(ToolChoice::Function("now".into()))).unwrap().unwrap();
+        assert!(accepts(&matcher, "<tool_call>\n{\"name\": \"now\""));
+        assert!(!accepts(&matcher, "<tool_call>\n{\"name\": \"add\""));
+        let unknown = compile_calls(&factory(), &tools(ToolChoice::Function("sub".into()))).err().unwrap();
+        assert_eq!(unknown.detail().param.as_deref(), Some("tools"));
+        assert!(compile_calls(&factory(), &tools(ToolChoice::Auto)).unwrap().is_none());
+    }
+
+    #[test]
+    fn white_space_between_tokens_has_an_end() {
+        let matcher = compile_format(&factory(), &Format::JsonObject).unwrap().unwrap();
+        assert!(accepts(&matcher, "{\n    \"a\": 1"));
+        assert!(!accepts(&matcher, &format!("{{{}", " ".repeat(60))));
+        assert!(!accepts(&matcher, "[1]"));
+        assert!(compile_format(&factory(), &Format::Text).unwrap().is_none());
+    }
 }

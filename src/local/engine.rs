@@ -42,6 +42,9 @@ use crate::request::Part;
 /// How long the loop rests when every slot is paused.
 const REST: Duration = Duration::from_millis(5);
 
+/// Tokens of idle caches that are kept beside the newest.
+const KEPT: usize = 2048;
+
 /// What an engine is made of beside its context.
 pub(super) struct Parts {
     /// Where requests come from.
@@ -63,7 +66,7 @@ pub(super) struct Rules {
     pub(super) context: usize,
     /// Sequences at once.
     pub(super) slots: usize,
-    /// Tokens of a batch at most, at least `slots`.
+    /// Tokens of a batch at most, more than `slots`.
     pub(super) batch: usize,
     /// Compute threads of a decode.
     pub(super) threads: usize,
@@ -271,10 +274,10 @@ impl<'model> Engine<'model> {
         }
     }
 
-    /// Gives up idle caches beyond one slot's worth.
+    /// Gives up idle caches beyond what is worth its cost.
     fn evict(&mut self) {
         let held: Vec<Held<'_>> = self.slots.iter().map(Slot::held).collect();
-        for slot in schedule::evict(&held, self.parts.rules.context) {
+        for slot in schedule::evict(&held, KEPT) {
             self.cut(slot, 0);
         }
     }

@@ -114,6 +114,8 @@ mod tests {
         drop(first);
         assert!(gauges.enter().is_ok());
         assert_eq!(gauges.status().queue_depth, 1);
+        gauges.close();
+        assert!(!gauges.status().ready);
     }
 
     #[test]

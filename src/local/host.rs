@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::load::load;
-use super::threads::ThreadBudget;
+use super::load::{Budget, load};
 use crate::backend::Backend;
 use crate::request::ModelId;
 
@@ -35,9 +34,10 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// A model with the usual settings: 8 slots, 64 waiting, 30 s.
+    /// A model with the usual settings: 4 slots, 64 waiting, 30 s. Each slot takes memory for a
+    /// whole context at once: 100 MB at 8192 tokens for a model of 0.5 B parameters.
     pub fn new(id: ModelId, file: impl Into<PathBuf>) -> Self {
-        ModelConfig { id, file: file.into(), context: None, slots: 8, queue: 64, idle_timeout: Duration::from_secs(30) }
+        ModelConfig { id, file: file.into(), context: None, slots: 4, queue: 64, idle_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Loaded {
 #[derive(Debug)]
 pub struct Host {
     models: BTreeMap<ModelId, (ModelConfig, Loaded)>,
-    budget: ThreadBudget,
+    budget: Budget,
     engine_threads: usize,
 }
 
@@ -97,7 +97,7 @@ impl Host {
     /// and then forgets it.
     pub async fn open(configs: Vec<ModelConfig>, engine_threads: usize, previous: Option<&Host>) -> Result<Host, Vec<LoadError>> {
         let previous = previous.filter(|host| host.engine_threads == engine_threads);
-        let budget = previous.map_or_else(|| ThreadBudget::new(engine_threads), |host| host.budget.clone());
+        let budget = previous.map_or_else(|| Budget::new(engine_threads), |host| host.budget.clone());
         let loads = configs.into_iter().map(|config| {
             let carried = previous.and_then(|host| host.carry(&config));
             let budget = budget.clone();
@@ -136,7 +136,7 @@ impl Host {
 }
 
 /// Loads off the async threads: it takes seconds.
-async fn load_aside(config: ModelConfig, budget: ThreadBudget, threads: usize) -> Result<Loaded, LoadError> {
+async fn load_aside(config: ModelConfig, budget: Budget, threads: usize) -> Result<Loaded, LoadError> {
     let model = config.id.clone();
     let told = move |message: String| LoadError { model, message };
     let loaded = tokio::task::spawn_blocking(move || load(&config, budget, threads)).await;

@@ -79,12 +79,12 @@ impl Job {
     /// The choice that gets the next slot; only while [`Job::waits`].
     pub(super) fn turn(&self) -> Option<Turn<'_>> {
         let prompt = self.work.prompts.get((self.given / self.work.n) as usize)?;
-        Some(Turn { choice: self.given, prompt, first: self.given % self.work.n == 0 })
+        Some(Turn { choice: self.given, prompt, first: self.given.is_multiple_of(self.work.n) })
     }
 
     /// The choice of [`Job::turn`] got a slot. `cached`: how much of its prompt need not be read.
     pub(super) fn give(&mut self, cached: usize, now: Instant) {
-        if self.given % self.work.n == 0 {
+        if self.given.is_multiple_of(self.work.n) {
             let prompt = &self.work.prompts[(self.given / self.work.n) as usize];
             self.usage.prompt_tokens += prompt.tokens.len() as u64;
             self.usage.cached_tokens += cached as u64;

@@ -1,16 +1,32 @@
 //! Builds a running engine from a model's configuration. Called by the host.
 
-use super::host::{Loaded, ModelConfig};
-use super::threads::ThreadBudget;
-
-/// Without the feature `local` there is nothing to load with.
-#[cfg(not(feature = "local"))]
-pub(super) fn load(config: &ModelConfig, _budget: ThreadBudget, _threads: usize) -> Result<Loaded, String> {
-    Err(format!("{}: this build has no engine (feature `local`)", config.file.display()))
-}
-
+#[cfg(feature = "local")]
+pub(super) use super::threads::ThreadBudget as Budget;
 #[cfg(feature = "local")]
 pub(super) use with_engine::load;
+#[cfg(not(feature = "local"))]
+pub(super) use without_engine::{Budget, load};
+
+#[cfg(not(feature = "local"))]
+mod without_engine {
+    use super::super::host::{Loaded, ModelConfig};
+
+    /// There is nothing to compute with.
+    #[derive(Debug, Clone)]
+    pub(in crate::local) struct Budget;
+
+    impl Budget {
+        /// No threads.
+        pub(in crate::local) fn new(_threads: usize) -> Self {
+            Budget
+        }
+    }
+
+    /// There is nothing to load with.
+    pub(in crate::local) fn load(config: &ModelConfig, _budget: Budget, _threads: usize) -> Result<Loaded, String> {
+        Err(format!("{}: this build has no engine (feature `local`)", config.file.display()))
+    }
+}
 
 #[cfg(feature = "local")]
 mod with_engine {
@@ -20,18 +36,22 @@ mod with_engine {
     use super::super::embed::Embedder;
     use super::super::engine::Rules;
     use super::super::generate::Generator;
-    use super::super::host::Capabilities;
+    use super::super::host::{Capabilities, Loaded, ModelConfig};
     use super::super::memory::available_bytes;
     use super::super::model::{Model, Purpose};
-    use super::{Loaded, ModelConfig, ThreadBudget};
-    use crate::local::template::Template;
+    use super::super::template::Template;
+    use super::super::threads::ThreadBudget;
 
     /// The longest context taken without being asked for.
     const USUAL_CONTEXT: u32 = 8192;
+    /// The same for embeddings: an encoder's memory grows with the square of it.
+    const USUAL_INPUT: u32 = 2048;
     /// The most sequences llama.cpp keeps apart.
     const MOST_SLOTS: u32 = 256;
     /// Tokens of a batch: more never fit into a step of 100 ms on a CPU that we know.
     const BATCH: usize = 256;
+    /// Tokens of a batch left to prompts when every slot decodes.
+    const SPARE: usize = 32;
 
     /// Loads the file and starts its engine; an error is one sentence.
     pub(in crate::local) fn load(config: &ModelConfig, budget: ThreadBudget, threads: usize) -> Result<Loaded, String> {
@@ -39,11 +59,12 @@ mod with_engine {
             return Err(format!("slots = {}: must be 1 … {MOST_SLOTS}", config.slots));
         }
         let model = Arc::new(Model::load(&config.file)?);
-        let context = choose_context(config, model.trained_context())?;
+        let usual = if model.purpose == Purpose::Embed { USUAL_INPUT } else { USUAL_CONTEXT };
+        let context = choose_context(config.context, model.trained_context(), usual)?;
         let rules = Rules {
             context: context.get() as usize,
             slots: config.slots as usize,
-            batch: BATCH.max(config.slots as usize),
+            batch: BATCH.max(config.slots as usize + SPARE),
             threads: threads_for(model.llama.n_params(), threads),
             idle_timeout: config.idle_timeout,
             copies: model.copies(),
@@ -69,8 +90,8 @@ mod with_engine {
         })
     }
 
-    fn choose_context(config: &ModelConfig, trained: u32) -> Result<NonZeroU32, String> {
-        let context = config.context.unwrap_or(trained.min(USUAL_CONTEXT));
+    fn choose_context(wanted: Option<u32>, trained: u32, usual: u32) -> Result<NonZeroU32, String> {
+        let context = wanted.unwrap_or(trained.min(usual));
         match NonZeroU32::new(context) {
             Some(chosen) if context <= trained => Ok(chosen),
             _ => Err(format!("context = {context}: the model was trained for 1 … {trained}")),
@@ -101,19 +122,15 @@ mod with_engine {
 
     #[cfg(test)]
     mod tests {
-        use std::path::PathBuf;
-
         use super::*;
-        use crate::request::ModelId;
 
         #[test]
         fn a_context_beyond_the_training_is_refused() {
-            let mut config = ModelConfig::new(ModelId::new("local/m"), PathBuf::new());
-            assert_eq!(choose_context(&config, 2048).unwrap().get(), 2048);
-            assert_eq!(choose_context(&config, 32768).unwrap().get(), 8192);
+            let chosen = |wanted, trained| choose_context(wanted, trained, 8192).ok().map(NonZeroU32::get);
+            assert_eq!(chosen(None, 2048), Some(2048));
+            assert_eq!(chosen(None, 32768), Some(8192));
             for (wanted, fits) in [(1, true), (2048, true), (2049, false), (0, false)] {
-                config.context = Some(wanted);
-                assert_eq!(choose_context(&config, 2048).is_ok(), fits, "{wanted}");
+                assert_eq!(chosen(Some(wanted), 2048), fits.then_some(wanted));
             }
         }
 

@@ -30,7 +30,7 @@ mod constraint;
 mod embed;
 #[cfg(feature = "local")]
 mod engine;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod gauges;
 #[cfg(feature = "local")]
 mod generate;
@@ -42,26 +42,27 @@ mod load;
 mod memory;
 #[cfg(feature = "local")]
 mod model;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod outlet;
 #[cfg(feature = "local")]
 mod prepare;
 #[cfg(feature = "local")]
 mod refuse;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod sampler;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod schedule;
 #[cfg(feature = "local")]
 mod slot;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod stop;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod template;
+#[cfg(any(test, feature = "local"))]
 mod threads;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod toolcall;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod vocabulary;
 
 pub use host::{Capabilities, Host, LoadError, ModelConfig};

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use llama_cpp_2::gguf::GgufContext;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -22,6 +22,11 @@ use llguidance::toktrie::InferenceCapabilities;
 
 use super::template::Template;
 use super::vocabulary::Vocabulary;
+
+/// Texts up to this many bytes are tokenised on the caller's stack.
+const LONG_TEXT: usize = 4 * 1024;
+/// Stack of a longer one, per byte; it is only touched where it is needed.
+const STACK_PER_BYTE: usize = 1024;
 
 /// llama.cpp's value type of a string in a GGUF header.
 const GGUF_STRING: u32 = 8;
@@ -65,7 +70,7 @@ pub(super) struct Model {
     /// Its chat template, if the file has one that compiles.
     pub(super) template: Option<Template>,
     architecture: String,
-    grammars: OnceLock<Result<ParserFactory, String>>,
+    grammars: OnceLock<Result<Mutex<ParserFactory>, String>>,
 }
 
 impl Model {
@@ -109,7 +114,7 @@ impl Model {
     /// the model wants one and the template did not write it.
     pub(super) fn tokenise_chat(&self, text: &str) -> Vec<u32> {
         let vocab = self.llama.vocab();
-        let mut tokens = vocab.tokenize(text.as_bytes(), false, true);
+        let mut tokens = self.split(text, false, true);
         if vocab.should_add_bos() && vocab.bos().0 >= 0 && tokens.first() != Some(&vocab.bos()) {
             tokens.insert(0, vocab.bos());
         }
@@ -119,11 +124,26 @@ impl Model {
     /// The tokens of plain text, with what the model wants around it. `special`: whether the
     /// text may name special tokens.
     pub(super) fn tokenise(&self, text: &str, special: bool) -> Vec<u32> {
-        ids(self.llama.vocab().tokenize(text.as_bytes(), true, special))
+        ids(self.split(text, true, special))
     }
 
-    /// What compiles schemas for this model's tokens; made once, when first asked for.
-    pub(super) fn grammars(&self) -> Result<&ParserFactory, String> {
+    /// llama.cpp's tokeniser. For some vocabularies it recurses once per character, so a long text
+    /// gets a thread with a stack in proportion; without one it has no tokens.
+    fn split(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<LlamaToken> {
+        let split = || self.llama.vocab().tokenize(text.as_bytes(), add_special, parse_special);
+        if text.len() <= LONG_TEXT {
+            return split();
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK_PER_BYTE * text.len());
+            let split = thread.spawn_scoped(scope, split).map(std::thread::ScopedJoinHandle::join);
+            split.ok().and_then(Result::ok).unwrap_or_default()
+        })
+    }
+
+    /// What compiles schemas for this model's tokens; made once, when first asked for. Locked, so
+    /// that many hostile schemas occupy one core and not all.
+    pub(super) fn grammars(&self) -> Result<MutexGuard<'_, ParserFactory>, String> {
         let made = self.grammars.get_or_init(|| {
             let tokens = LlamaSampler::llguidance_tok_env(&self.llama);
             let slices = SlicedBiasComputer::general_slices();
@@ -131,9 +151,10 @@ impl Model {
                 .map_err(|error| error.to_string())?;
             factory.quiet();
             factory.limits_mut().verbose_errors = false;
-            Ok(factory)
+            Ok(Mutex::new(factory))
         });
-        made.as_ref().map_err(Clone::clone)
+        let made = made.as_ref().map_err(Clone::clone)?;
+        Ok(made.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -150,7 +150,9 @@ mod tests {
             let Part::Text { text, .. } = stream.next().await.unwrap().unwrap().part else { panic!() };
             assert_eq!(text, n.to_string());
         }
+        assert!(!outlet.is_clear());
         assert_eq!(outlet.flush(Instant::now()), Flow::Clear);
+        assert!(outlet.is_clear());
         assert_eq!(stream.count().await, UNDER_WAY);
     }
 

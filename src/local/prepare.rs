@@ -23,6 +23,9 @@ pub(super) fn prepare(model: &Model, context: u32, request: &Request) -> Result<
         Ask::Embed(_) => return Err(refuse::local("model", "this model makes no embeddings")),
     };
     check_bias(model, &terms.sampling)?;
+    if terms.sampling.max_tokens == Some(0) {
+        return Err(refuse::local("max_tokens", "max_tokens is 0: this model answers with at least 1 token"));
+    }
     let n = terms.sampling.n.max(1);
     Ok(Work { prompts, n, terms })
 }
@@ -44,9 +47,9 @@ fn chat_terms(model: &Model, chat: &Chat) -> Result<Terms> {
         None
     } else {
         let factory = model.grammars().map_err(Error::internal)?;
-        match tools.map(|tools| constraint::compile_calls(factory, tools)).transpose()?.flatten() {
+        match tools.map(|tools| constraint::compile_calls(&factory, tools)).transpose()?.flatten() {
             Some(calls) => Some(calls),
-            None => constraint::compile_format(factory, &chat.format)?,
+            None => constraint::compile_format(&factory, &chat.format)?,
         }
     };
     let sampling = Arc::new(chat.sampling.clone());

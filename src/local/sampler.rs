@@ -17,7 +17,9 @@ use rand::{RngExt, SeedableRng};
 
 use crate::request::Sampling;
 use score::{BLOCK, block_max, exp_negative, maximum};
-pub(crate) use score::{TokenScore, score, score_greedy};
+#[cfg(feature = "local")]
+pub(crate) use score::TokenScore;
+pub(crate) use score::{score, score_greedy};
 
 /// How far below the maximum a shortlist reaches, in nats, until it is long enough.
 const WIDTHS: [f32; 5] = [8.0, 16.0, 32.0, 64.0, f32::INFINITY];

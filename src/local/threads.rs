@@ -82,6 +82,7 @@ impl ThreadBudget {
 
 impl Permit {
     /// How many threads it allows.
+    #[cfg(test)]
     pub(crate) fn threads(&self) -> usize {
         self.threads
     }

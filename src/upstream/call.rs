@@ -17,6 +17,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, Header
 use http::{HeaderMap, Method, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::answer::{Cut, Events, LONGEST_ANSWER, Patience, read_whole};
 use super::config::{ApiKey, Config};
@@ -31,10 +32,13 @@ use crate::wire::openai::{chunk_of, parse_models, scan, splice};
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 const NAME_AND_VERSION: HeaderValue = HeaderValue::from_static(concat!("weir/", env!("CARGO_PKG_VERSION")));
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 
 /// How much of an error's body is passed on, bytes.
 const LONGEST_ERROR: usize = 64 * 1024;
+/// A connection lost this soon after sending was a pooled one that the upstream was just closing;
+/// later, the request may have been worked on, and costs a retry.
+const STALE: Duration = Duration::from_millis(250);
 /// How long an upstream may take to list its models.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -205,8 +209,9 @@ impl Upstream {
     ) -> Outcome<Response<Incoming>> {
         let uri = endpoint.uri(outgoing.ask);
         let request = || compose(endpoint, uri, outgoing.headers.clone(), outgoing.body.clone());
+        let sent = Instant::now();
         match self.exchange(endpoint, request(), patience).await {
-            Err(failure) if failure.again == Again::Stale => self.exchange(endpoint, request(), patience).await,
+            Err(failure) if failure.again == Again::Stale && sent.elapsed() < STALE => self.exchange(endpoint, request(), patience).await,
             other => other,
         }
     }

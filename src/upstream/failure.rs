@@ -91,7 +91,7 @@ impl Failure {
             error = error.param(param);
         }
         if status.is_client_error() || status.is_server_error() {
-            error = error.passed(Passed { status, headers: passed_headers(headers, true), body });
+            error = error.passed(Passed { status, headers: passed_headers(headers, true), body }).status(status);
         }
         let again = if transient { Again::Later(asked) } else { Again::Never };
         Failure { error, again, blame: status.is_server_error() }

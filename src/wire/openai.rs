@@ -201,6 +201,16 @@ impl ErrorBody {
         serde_json::to_vec(&Whole { error: self }).unwrap_or_default().into()
     }
 
+    /// Whether the body is a JSON object with a member `error`: the form that clients expect.
+    pub fn names_error(body: &[u8]) -> bool {
+        #[derive(Deserialize)]
+        struct Named {
+            #[serde(rename = "error")]
+            _error: serde::de::IgnoredAny,
+        }
+        serde_json::from_slice::<Named>(body).is_ok()
+    }
+
     /// Reads an error body or an error event. Besides the dialect's own form, these are met:
     /// `error` a string; no `error` but `message` or `detail` at the top; a number as `code`.
     /// `None` where there is no message.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
+use tokio_util::task::TaskTracker;
 use weir::backend::Backend;
 use weir::local::ModelConfig;
 use weir::request::{Ask, Prompt, Text};
@@ -68,7 +69,7 @@ fn a_long_prompt_does_not_stall_others() {
         let mut reading = start(&smol, text("Once upon a time", greedy(400))).await.expect("an answer").deltas;
         let long = "The ships came in, one by one, and none of them brought news of the war. ".repeat(60);
         let other = smol.clone();
-        let second = tokio::spawn(async move { start(&other, text(&long, greedy(1))).await.map(drop) });
+        let second = TaskTracker::new().spawn(async move { start(&other, text(&long, greedy(1))).await.map(drop) });
         let mut between = 0;
         while !second.is_finished() {
             reading.next().await.expect("a delta").expect("no error");

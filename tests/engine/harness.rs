@@ -48,7 +48,7 @@ pub(crate) async fn open(config: ModelConfig) -> Arc<dyn Backend> {
     host.backend(&id).expect("the model is there")
 }
 
-/// SmolLM2 with 8 slots, shared by all tests that do not need a host of their own.
+/// SmolLM2 with 4 slots, shared by all tests that do not need a host of their own.
 pub(crate) async fn smol() -> Arc<dyn Backend> {
     static SHARED: tokio::sync::OnceCell<Arc<dyn Backend>> = tokio::sync::OnceCell::const_new();
     SHARED.get_or_init(|| open(ModelConfig { context: Some(2048), ..config(SMOL) })).await.clone()

@@ -51,52 +51,60 @@ fn nested(depth: usize) -> String {
     format!("{}{{}}{}", open.repeat(depth), "}}".repeat(depth))
 }
 
+/// Schemas that mean harm, each with its first characters.
+fn hostile() -> Vec<(String, String)> {
+    let wide: Value = (0..3000).map(|n| (format!("property{n}"), json!({"type": "string"}))).collect::<serde_json::Map<_, _>>().into();
+    let wide = json!({"type": "object", "properties": wide}).to_string();
+    let all_of = json!({"allOf": vec![json!({"anyOf": vec![json!({"type": "object", "properties": {"a": {}}}); 20]}); 20]}).to_string();
+    let schemas = [
+        nested(30),
+        nested(60),
+        nested(5000),
+        wide,
+        all_of,
+        format!(r#"{{"const": "{}"}}"#, "x".repeat(300_000)),
+        format!(r#"{{"type": "string", "pattern": "{}"}}"#, "(a|b|ab)*c{1,100}".repeat(200)),
+        r#"{"type": "string", "pattern": "^(a+)+(b+)+(c{1,1000}){1,1000}$"}"#.into(),
+        r#"{"type": "string", "pattern": "((((((((((a{1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99})"}"#.into(),
+        r#"{"type": "string", "pattern": "^((a|b|ab)*c{1,100}){200}$"}"#.into(),
+        r#"{"type": "string", "pattern": "^(.*a.{20})*(.*b.{20})*(.*c.{20})*$"}"#.into(),
+        r#"{"type": "string", "pattern": "^[a-z]{1,200}([0-9]{1,200}[a-z]{1,200}){50}$"}"#.into(),
+        r#"{"type": "string", "pattern": "(?=look)ahead"}"#.into(),
+        r#"{"type": "string", "pattern": "["}"#.into(),
+        r#"{"type": "string", "minLength": 4000000000, "maxLength": 4000000001}"#.into(),
+        r#"{"type": "array", "minItems": 1000000000}"#.into(),
+        r#"{"type": "integer", "multipleOf": 0}"#.into(),
+        r#"{"type": "number", "minimum": 1e308, "maximum": -1e308}"#.into(),
+        r##"{"$ref": "#"}"##.into(),
+        r##"{"$ref": "#/$defs/none"}"##.into(),
+        r#"{"$ref": "http://127.0.0.1:9/schema.json"}"#.into(),
+        r#"{"$ref": "file:///etc/passwd"}"#.into(),
+        r##"{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}"##.into(),
+        r##"{"allOf": [{"$ref": "#"}, {"$ref": "#"}]}"##.into(),
+        r##"{"anyOf": [{"$ref": "#"}, {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}]}"##.into(),
+        r#"{"type": 7}"#.into(),
+        r#"{"type": "nonsense"}"#.into(),
+        r#"{"properties": []}"#.into(),
+        r#"{"x-guidance": {"whitespace_pattern": "["}}"#.into(),
+        r#"{"x-guidance": 3, "type": "object"}"#.into(),
+        "false".into(),
+        "true".into(),
+        "[]".into(),
+        "3".into(),
+        r#""text""#.into(),
+        "null".into(),
+        "{}".into(),
+    ];
+    let named = schemas.into_iter().map(|text| (text.chars().take(70).collect(), text));
+    named.collect()
+}
+
 #[test]
 fn hostile_schemas_are_refused_or_followed_and_end_nothing() {
     runtime().block_on(async {
         let smol = smol().await;
-        let wide: Value = (0..3000).map(|n| (format!("property{n}"), json!({"type": "string"}))).collect::<serde_json::Map<_, _>>().into();
-        let wide = json!({"type": "object", "properties": wide}).to_string();
-        let all_of = json!({"allOf": vec![json!({"anyOf": vec![json!({"type": "object", "properties": {"a": {}}}); 20]}); 20]}).to_string();
-        let hostile = [
-            nested(30),
-            nested(60),
-            nested(5000),
-            wide,
-            all_of,
-            format!(r#"{{"const": "{}"}}"#, "x".repeat(300_000)),
-            format!(r#"{{"type": "string", "pattern": "{}"}}"#, "(a|b|ab)*c{1,100}".repeat(200)),
-            r#"{"type": "string", "pattern": "^(a+)+(b+)+(c{1,1000}){1,1000}$"}"#.into(),
-            r#"{"type": "string", "pattern": "((((((((((a{1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99}){1,99})"}"#.into(),
-            r#"{"type": "string", "pattern": "(?=look)ahead"}"#.into(),
-            r#"{"type": "string", "pattern": "["}"#.into(),
-            r#"{"type": "string", "minLength": 4000000000, "maxLength": 4000000001}"#.into(),
-            r#"{"type": "array", "minItems": 1000000000}"#.into(),
-            r#"{"type": "integer", "multipleOf": 0}"#.into(),
-            r#"{"type": "number", "minimum": 1e308, "maximum": -1e308}"#.into(),
-            r##"{"$ref": "#"}"##.into(),
-            r##"{"$ref": "#/$defs/none"}"##.into(),
-            r#"{"$ref": "http://127.0.0.1:9/schema.json"}"#.into(),
-            r#"{"$ref": "file:///etc/passwd"}"#.into(),
-            r##"{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}"##.into(),
-            r##"{"allOf": [{"$ref": "#"}, {"$ref": "#"}]}"##.into(),
-            r##"{"anyOf": [{"$ref": "#"}, {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}]}"##.into(),
-            r#"{"type": 7}"#.into(),
-            r#"{"type": "nonsense"}"#.into(),
-            r#"{"properties": []}"#.into(),
-            r#"{"x-guidance": {"whitespace_pattern": "["}}"#.into(),
-            r#"{"x-guidance": 3, "type": "object"}"#.into(),
-            "false".into(),
-            "true".into(),
-            "[]".into(),
-            "3".into(),
-            r#""text""#.into(),
-            "null".into(),
-            "{}".into(),
-        ];
-        for text in hostile {
-            let shown: String = text.chars().take(70).collect();
-            let begun = std::time::Instant::now();
+        for (shown, text) in hostile() {
+            let begun = tokio::time::Instant::now();
             match ask(&smol, formatted("Answer.", schema(&text), 6)).await {
                 Ok(answer) => println!("{:5} ms {shown}: {:?}", begun.elapsed().as_millis(), answer.choices[0].text),
                 Err(error) => {

@@ -79,7 +79,7 @@ async fn a_requests_id_is_kept_passed_on_and_made_where_there_is_none() {
     let house = House::open(&upstream("up", &fake, "models = [\"m\"]")).await;
     let own = [("x-request-id", "ticket 7/"), ("content-type", "application/json")];
     assert_eq!(house.post("/v1/chat/completions", &own, chat("up/m")).await.header("x-request-id"), "ticket 7/");
-    assert_eq!(fake.asked()[0].headers["x-request-id"], "ticket 7/");
+    assert_eq!(fake.asked()[0].headers["x-client-request-id"], "ticket 7/");
     let long = "x".repeat(129);
     for id in ["", long.as_str()] {
         let made = house.post("/v1/chat/completions", &[("x-request-id", id)], chat("up/m")).await;

@@ -93,33 +93,40 @@ async fn a_wait_is_told_in_seconds_rounded_up_and_in_milliseconds() {
     assert_eq!(response.headers()["retry-after-ms"], "1200");
 }
 
-#[tokio::test]
-async fn an_upstreams_own_error_passes_as_it_is() {
+/// What an upstream answered with status 418, `content-type`, two more headers and this body.
+fn teapot(content_type: &str, body: &'static str) -> Error {
     let mut headers = HeaderMap::new();
-    headers.insert("content-type", "text/html".parse().unwrap());
+    headers.insert("content-type", content_type.parse().unwrap());
     headers.insert("retry-after", "9".parse().unwrap());
     headers.insert("x-ratelimit-limit-requests", "5".parse().unwrap());
-    let passed = Passed {
-        status: StatusCode::IM_A_TEAPOT,
-        headers,
-        body: Bytes::from_static(b"<p>tea"),
-    };
-    let error = Error::new(Kind::RateLimited, Origin::Upstream, "x")
-        .retry(Retry::After(Duration::from_secs(1)));
-    let response = reject(&error.passed(passed));
+    let passed = Passed { status: StatusCode::IM_A_TEAPOT, headers, body: Bytes::from_static(body.as_bytes()) };
+    Error::new(Kind::RateLimited, Origin::Upstream, "status 418").retry(Retry::After(Duration::from_secs(1))).passed(passed)
+}
+
+#[tokio::test]
+async fn an_upstreams_own_error_passes_as_it_is() {
+    let body = r#"{ "error": {"message": "tea", "extra": 1} }"#;
+    let response = reject(&teapot("application/problem+json", body));
     assert_eq!(response.status(), 418);
     let headers = response.headers();
-    assert_eq!(headers["content-type"], "text/html");
-    assert_eq!(
-        (
-            &headers["retry-after"],
-            headers.contains_key("retry-after-ms")
-        ),
-        (&"9".parse().unwrap(), false)
-    );
+    assert_eq!(headers["content-type"], "application/problem+json");
+    assert_eq!(headers["retry-after"], "9");
+    assert!(!headers.contains_key("retry-after-ms"));
     assert_eq!(headers["x-ratelimit-limit-requests"], "5");
     assert_eq!(headers["x-weir-origin"], "upstream");
-    assert_eq!(text_of(response).await, "<p>tea");
+    assert_eq!(text_of(response).await, body);
+}
+
+#[tokio::test]
+async fn an_upstreams_error_of_another_form_keeps_its_status_and_gets_ours() {
+    for body in ["", "<p>tea", r#"{"detail": "tea"}"#] {
+        let response = reject(&teapot("text/html", body));
+        assert_eq!(response.status(), 418);
+        assert_eq!(response.headers()["content-type"], "application/json");
+        assert_eq!(response.headers()["retry-after"], "9");
+        let text = text_of(response).await;
+        assert!(text.contains(r#""message":"status 418""#), "{text}");
+    }
 }
 
 #[tokio::test]

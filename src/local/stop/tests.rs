@@ -1,3 +1,5 @@
+//! Tests of the file beside this one.
+
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 

@@ -95,7 +95,7 @@ async fn an_answer_passes_through_byte_for_byte_with_its_usage() {
     assert!(seen.head.starts_with("post /v1/chat/completions http/1.1\r\n"), "{}", seen.head);
     assert_eq!(seen.header("content-type"), Some("application/json"));
     assert_eq!(seen.header("accept"), Some("application/json"));
-    assert_eq!(seen.header("x-request-id"), Some("req-1"));
+    assert_eq!(seen.header("x-client-request-id"), Some("req-1"));
     assert_eq!(seen.header("user-agent"), Some(concat!("weir/", env!("CARGO_PKG_VERSION"))));
     assert_eq!(seen.header("host"), Some(fake.base.authority().unwrap().as_str()));
     assert_eq!(seen.header("authorization"), None);

@@ -1,0 +1,116 @@
+//! The life of the process: boot, reload on SIGHUP, drain on SIGTERM or SIGINT.
+//!
+//! Runs as pingora's background service, on a runtime that lives as long as the process; the data
+//! port depends on it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora_core::services::ServiceReadyNotifier;
+use pingora_core::services::background::BackgroundService;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::TaskTracker;
+
+use super::state::State;
+use super::{Boot, stopping};
+use crate::observe::Reload;
+
+/// SIGTERM and SIGINT both end the process gracefully.
+pub(super) struct StopSignal;
+
+#[async_trait]
+impl ShutdownSignalWatch for StopSignal {
+    async fn recv(&self) -> ShutdownSignal {
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            }
+            _ => tracing::error!("cannot watch signals; stopping"),
+        }
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Boots, reloads on SIGHUP, and watches the drain.
+pub(super) struct BootService {
+    pub(super) boot: Mutex<Option<Boot>>,
+    pub(super) state: Arc<State>,
+    pub(super) drain: Duration,
+    pub(super) connections: TaskTracker,
+}
+
+#[async_trait]
+impl BackgroundService for BootService {
+    async fn start_with_ready_notifier(&self, mut stop: ShutdownWatch, ready: ServiceReadyNotifier) {
+        let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(boot) = boot else { return };
+        let running = tokio::select! {
+            running = boot => running,
+            () = stopping(&mut stop) => exit(0),
+        };
+        match running {
+            Ok(running) => self.state.started(running),
+            Err(message) => {
+                eprintln!("weir: {message}");
+                exit(1);
+            }
+        }
+        ready.notify_ready();
+        let mut hangup = signal(SignalKind::hangup()).ok();
+        loop {
+            tokio::select! {
+                () = stopping(&mut stop) => break,
+                () = next(&mut hangup) => self.reload().await,
+            }
+        }
+        self.finish().await;
+    }
+}
+
+impl BootService {
+    async fn reload(&self) {
+        let Some(running) = self.state.running() else { return };
+        match running.control.reload().await {
+            Ok(generation) => {
+                running.metrics.reloaded(Reload::Applied);
+                running.adopt();
+                tracing::info!(generation, "configuration reloaded");
+            }
+            Err(problems) => {
+                running.metrics.reloaded(Reload::Refused);
+                for problem in &problems {
+                    tracing::error!("{problem}");
+                }
+                tracing::error!(problems = problems.len(), "reload refused; the running configuration stays");
+            }
+        }
+    }
+
+    /// Waits for the answers in flight and ends the process: 0 when all were finished, 1 when the
+    /// limit cut some off.
+    async fn finish(&self) {
+        self.state.drain();
+        self.connections.close();
+        let cut_off = tokio::time::timeout(self.drain, self.connections.wait()).await.is_err();
+        if cut_off {
+            tracing::warn!(connections = self.connections.len(), "drain limit reached; cutting off what is left");
+        }
+        exit(i32::from(cut_off));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the drain watcher: every answer is out, or may not be waited for longer")]
+fn exit(code: i32) -> ! {
+    std::process::exit(code)
+}
+
+async fn next(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            hangup.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}

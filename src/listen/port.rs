@@ -1,0 +1,101 @@
+//! One listening port: bound when the process starts, opened and accepted from when its service does.
+//!
+//! pingora starts the service, with its own threads, once what it depends on is ready. The accept
+//! loop is ours: pingora's stream would stand, boxed and buffered, between hyper and the socket on
+//! every read and write. Used by `serve` for both ports.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use pingora_core::server::{ListenFds, ShutdownWatch};
+use pingora_core::services::Service;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::task::TaskTracker;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// How long to wait when the process has no file descriptor left for another connection.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// Serves one connection to its end; the watch turns true when the process stops.
+pub(super) type Serve = Arc<dyn Fn(TcpStream, ShutdownWatch) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// A bound socket and what is done with its connections.
+pub(super) struct Port {
+    pub(super) name: &'static str,
+    pub(super) threads: usize,
+    /// Taken when the port opens.
+    pub(super) socket: Option<TcpSocket>,
+    pub(super) serve: Serve,
+    /// Called once the port is open.
+    pub(super) opened: Box<dyn Fn() + Send + Sync>,
+    pub(super) connections: TaskTracker,
+    /// Whether the port goes on accepting while the process drains.
+    pub(super) while_draining: bool,
+}
+
+/// Binds `HOST:PORT` without opening it: clients are refused until the service starts. A taken or
+/// impossible address is an error that names it.
+pub(super) fn bind(text: &str) -> Result<(TcpSocket, SocketAddr), String> {
+    let address = text
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut found| found.next())
+        .ok_or_else(|| format!("cannot listen on \"{text}\": want HOST:PORT such as 127.0.0.1:8080"))?;
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let address = socket.local_addr()?;
+        Ok((socket, address))
+    };
+    bound().map_err(|error: std::io::Error| {
+        format!("cannot listen on {address}: {error}; choose another with --listen or --admin")
+    })
+}
+
+#[async_trait]
+impl Service for Port {
+    async fn start_service(&mut self, _fds: Option<ListenFds>, stop: ShutdownWatch, _listeners_per_fd: usize) {
+        let Some(socket) = self.socket.take() else { return };
+        match socket.listen(BACKLOG) {
+            Ok(listener) => self.accept(&listener, stop).await,
+            Err(error) => tracing::error!(port = self.name, %error, "cannot open the port"),
+        }
+    }
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn threads(&self) -> Option<usize> {
+        Some(self.threads)
+    }
+}
+
+impl Port {
+    async fn accept(&self, listener: &TcpListener, mut stop: ShutdownWatch) {
+        (self.opened)();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = super::stopping(&mut stop), if !self.while_draining => return,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    // A failure only costs latency.
+                    let _ = stream.set_nodelay(true);
+                    self.connections.spawn((self.serve)(stream, stop.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(port = self.name, %error, "cannot accept a connection");
+                    tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+                }
+            }
+        }
+    }
+}
