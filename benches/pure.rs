@@ -22,7 +22,8 @@ use weir::wire::sse::{Decoder, render_into};
 fn body(bytes: usize) -> Bytes {
     let turn = |role: &str, text: &str| format!(r#"{{"role":"{role}","content":"{text}"}}"#);
     let text = "what does this function return, and why? ".repeat(bytes / 80 + 1);
-    let messages = [turn("system", "you are brief"), turn("user", &text[..bytes / 2]), turn("user", &text[..bytes / 2])];
+    let messages =
+        [turn("system", "you are brief"), turn("user", &text[..bytes / 2]), turn("user", &text[..bytes / 2])];
     format!(r#"{{"model":"auto","temperature":0.2,"max_tokens":64,"messages":[{}]}}"#, messages.join(",")).into()
 }
 
@@ -104,7 +105,10 @@ fn answering(c: &mut Criterion) {
             let raw = Delta { choice: 0, part: Part::Raw, raw: Some(answer.clone()) };
             let deltas = stream::iter([Ok(raw), Ok(Delta::new(0, Part::End(None)))]).boxed();
             let completion = Completion { model: model.clone(), headers: HeaderMap::new(), deltas };
-            api::respond(completion, shape.clone(), Box::new(String::new)).now_or_never().expect("all deltas are ready").unwrap()
+            api::respond(completion, shape.clone(), Box::new(String::new))
+                .now_or_never()
+                .expect("all deltas are ready")
+                .unwrap()
         });
     });
 }
@@ -132,7 +136,8 @@ fn accounting(c: &mut Criterion) {
             meter.asked(&request);
             meter.decided(&decision, 1);
             let attempt = meter.attempt(&model, 0);
-            let deltas = stream::iter([Ok(Delta::new(0, Part::Raw)), Ok(Delta::new(0, Part::End(Some(usage))))]).boxed();
+            let deltas =
+                stream::iter([Ok(Delta::new(0, Part::Raw)), Ok(Delta::new(0, Part::End(Some(usage))))]).boxed();
             let followed = attempt.follow(deltas);
             attempt.served();
             drop(attempt);

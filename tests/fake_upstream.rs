@@ -198,7 +198,8 @@ async fn answer(
     }
     let body = if said.whole {
         reading.ends();
-        let bytes = said.pieces.into_iter().find_map(|piece| if let Piece::Bytes(bytes) = piece { Some(bytes) } else { None });
+        let bytes =
+            said.pieces.into_iter().find_map(|piece| if let Piece::Bytes(bytes) = piece { Some(bytes) } else { None });
         Full::new(bytes.unwrap_or_default()).map_err(|never| match never {}).boxed_unsync()
     } else {
         played(said.pieces, reading)
