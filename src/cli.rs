@@ -113,7 +113,9 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
             found.sort();
             files.append(&mut found);
         }
-        Err(error) => problems.push(Problem { place: path.display().to_string(), message: format!("cannot read: {error}") }),
+        Err(error) => {
+            problems.push(Problem { place: path.display().to_string(), message: format!("cannot read: {error}") })
+        }
     }
 }
 

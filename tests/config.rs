@@ -14,7 +14,8 @@ use weir::error::Problem;
 fn models() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let catalogue = include_str!("../models/catalogue.toml");
-    let files: Vec<&str> = catalogue.lines().filter_map(|line| line.strip_prefix("file = \"")?.strip_suffix('"')).collect();
+    let files: Vec<&str> =
+        catalogue.lines().filter_map(|line| line.strip_prefix("file = \"")?.strip_suffix('"')).collect();
     assert!(files.len() >= 4, "the catalogue names no files");
     for file in files {
         std::fs::write(folder.path().join(file), b"").unwrap();

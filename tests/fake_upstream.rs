@@ -104,6 +104,12 @@ struct Reading {
     over: bool,
 }
 
+impl Reading {
+    fn ends(&mut self) {
+        self.over = true;
+    }
+}
+
 impl Drop for Reading {
     fn drop(&mut self) {
         if !self.over {
@@ -191,8 +197,9 @@ async fn answer(
         std::future::pending::<()>().await;
     }
     let body = if said.whole {
-        reading.over = true;
-        let bytes = said.pieces.into_iter().find_map(|piece| if let Piece::Bytes(bytes) = piece { Some(bytes) } else { None });
+        reading.ends();
+        let bytes =
+            said.pieces.into_iter().find_map(|piece| if let Piece::Bytes(bytes) = piece { Some(bytes) } else { None });
         Full::new(bytes.unwrap_or_default()).map_err(|never| match never {}).boxed_unsync()
     } else {
         played(said.pieces, reading)
@@ -218,11 +225,11 @@ fn played(pieces: Vec<Piece>, reading: Reading) -> UnsyncBoxBody<Bytes, std::io:
             Some(Piece::Break) => {
                 // What was said before gets out first.
                 tokio::task::yield_now().await;
-                reading.over = true;
+                reading.ends();
                 Err(std::io::Error::other("broken on purpose"))
             }
             None => {
-                reading.over = true;
+                reading.ends();
                 return None;
             }
         };

@@ -60,7 +60,8 @@ const STREAMS: &[&str] = &[
     "\u{feff}event: error\r\ndata: x\r\n\r\n: comment\r\rdata: y\r\ndata: z\r\n\r\n",
     "id: 1\nretry: 5\ndata\n\ndata:  two\n\ndata: Wehr – 堰\n\n",
 ];
-const STREAM_WORDS: &[&str] = &["\n", "\r", "\r\n", "\n\n", "data:", "data: ", ":", "event: error\n", "\u{feff}", "xxxxxxxxxxxxxxxx", "[DONE]"];
+const STREAM_WORDS: &[&str] =
+    &["\n", "\r", "\r\n", "\n\n", "data:", "data: ", ":", "event: error\n", "\u{feff}", "xxxxxxxxxxxxxxxx", "[DONE]"];
 
 fn events(pieces: &[&[u8]], limit: usize) -> (Vec<Event>, Option<TooLong>) {
     let mut decoder = Decoder::new(limit);
@@ -106,8 +107,29 @@ const ANSWERS: &[&str] = &[
     r#"{"\u0075sage":{"prompt_tokens":7},"a":[{"usage":1,"model":2}],"error":null,"n":1e5,"s":"\\\",\"usage\":"}"#,
 ];
 const JSON_WORDS: &[&str] = &[
-    "\"usage\":", "\"model\":", "\"choices\":", "\"error\":", "{", "}", "[", "]", ",", ":", "\"", "\\", "\\u00", "null", "true", "1e999", "-0",
-    "\"usage\":null,", "\"\\u0075sage\":1,", " ", "\u{1f30a}", "[[[[[[[[", "{\"a\":",
+    "\"usage\":",
+    "\"model\":",
+    "\"choices\":",
+    "\"error\":",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "\\u00",
+    "null",
+    "true",
+    "1e999",
+    "-0",
+    "\"usage\":null,",
+    "\"\\u0075sage\":1,",
+    " ",
+    "\u{1f30a}",
+    "[[[[[[[[",
+    "{\"a\":",
 ];
 
 /// What a JSON object must be after its model is renamed and its usage left out.
@@ -150,8 +172,33 @@ const REQUESTS: &[&str] = &[
     r#"{"messages":[{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"c","content":"x"}],"tools":[{"type":"function","function":{"name":"f"}}],"model":"m","response_format":{"type":"json_schema","json_schema":{"name":"s","schema":{}}}}"#,
 ];
 const REQUEST_WORDS: &[&str] = &[
-    "\"model\":\"b\",", "\"stream\":true,", "\"stream_options\":", "\"stream_options\":null,", "{\"include_usage\":false}", "\"include_usage\":", "{", "}", "[", "]", ",", ":", "\"",
-    "\\", "null", "true", "-1", "1e999", "99999999999999999999", "\"role\":", "\"user\"", "\"max_tokens\":0,", "\"n\":0,", "\"top_logprobs\":21,", "\u{1f30a}", "\\ud800", "[[[[[[[[[[[[[[[[",
+    "\"model\":\"b\",",
+    "\"stream\":true,",
+    "\"stream_options\":",
+    "\"stream_options\":null,",
+    "{\"include_usage\":false}",
+    "\"include_usage\":",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "null",
+    "true",
+    "-1",
+    "1e999",
+    "99999999999999999999",
+    "\"role\":",
+    "\"user\"",
+    "\"max_tokens\":0,",
+    "\"n\":0,",
+    "\"top_logprobs\":21,",
+    "\u{1f30a}",
+    "\\ud800",
+    "[[[[[[[[[[[[[[[[",
 ];
 
 fn parse(route: Route, body: Bytes) -> Result<Request, Error> {
@@ -164,7 +211,9 @@ fn parse(route: Route, body: Bytes) -> Result<Request, Error> {
 
 fn check_bounds(sampling: &Sampling) {
     let within = |value: Option<f32>, low: f32, high: f32| value.is_none_or(|value| (low..=high).contains(&value));
-    assert!(within(sampling.temperature, 0.0, 2.0) && within(sampling.top_p, 0.0, 1.0) && within(sampling.min_p, 0.0, 1.0));
+    assert!(
+        within(sampling.temperature, 0.0, 2.0) && within(sampling.top_p, 0.0, 1.0) && within(sampling.min_p, 0.0, 1.0)
+    );
     assert!(within(sampling.presence_penalty, -2.0, 2.0) && within(sampling.frequency_penalty, -2.0, 2.0));
     assert!((1..=128).contains(&sampling.n) && sampling.top_logprobs <= 20 && sampling.stop.len() <= 4);
     assert!(sampling.stop.iter().all(|stop| !stop.is_empty()));
@@ -188,8 +237,14 @@ fn sent(body: &ClientBody, model: &str, ask_usage: bool) -> Option<Value> {
 fn check_splice(body: &ClientBody) {
     for ask_usage in [false, true] {
         let spliced = splice(body, "up\"per", ask_usage);
-        let first = body.stream_options.iter().filter(|_| ask_usage).map(|range| range.start).fold(body.model.start, usize::min);
-        let last = body.stream_options.iter().filter(|_| ask_usage).map(|range| range.end).fold(body.model.end, usize::max);
+        let first = body
+            .stream_options
+            .iter()
+            .filter(|_| ask_usage)
+            .map(|range| range.start)
+            .fold(body.model.start, usize::min);
+        let last =
+            body.stream_options.iter().filter(|_| ask_usage).map(|range| range.end).fold(body.model.end, usize::max);
         assert!(spliced.starts_with(&body.bytes[..first]) && spliced.ends_with(&body.bytes[last..]), "{body:?}");
         assert!(serde_json::from_slice::<&RawValue>(&spliced).is_ok(), "{body:?} became {spliced:?}");
         if let Some(expected) = sent(body, "up\"per", ask_usage) {
@@ -238,8 +293,44 @@ const POLICIES: &[&str] = &[
     "name = \"p\"\n[[rule]]\nname = \"a\"\nwhen = 'request.tools > 0 && request.model.startsWith(\"x\") || size(request.headers) > 2'\nthen = { serve = [\"up/m\", \"local/qwen-0.5b\"] }\n[[rule]]\nname = \"b\"\nthen = { cascade = [\"local/qwen-0.5b\", \"up/m\"], accept = { score = \"margin\", at_least = 0.5 }, hold_back = 4 }\n",
 ];
 const POLICY_WORDS: &[&str] = &[
-    "\n", "[[rule]]\n", "when = ", "'", "\"", "'''", "then = ", "{ serve = \"up/m\" }", "{", "}", "[", "]", "=", "(", ")", "((((((((((((((((", "!", "!!!!!!!!!!!!!!!!", "&&", "||", "?",
-    ":", "request.", "models[\"up/m\"].ready", "in", "size(", ".matches('(')", ".map(x, x)", "1", "-1", "0.5", "1e999", "9223372036854775807", " + ", " % ", "at_least = nan", "hold_back = \"all\"", "\u{1f30a}",
+    "\n",
+    "[[rule]]\n",
+    "when = ",
+    "'",
+    "\"",
+    "'''",
+    "then = ",
+    "{ serve = \"up/m\" }",
+    "{",
+    "}",
+    "[",
+    "]",
+    "=",
+    "(",
+    ")",
+    "((((((((((((((((",
+    "!",
+    "!!!!!!!!!!!!!!!!",
+    "&&",
+    "||",
+    "?",
+    ":",
+    "request.",
+    "models[\"up/m\"].ready",
+    "in",
+    "size(",
+    ".matches('(')",
+    ".map(x, x)",
+    "1",
+    "-1",
+    "0.5",
+    "1e999",
+    "9223372036854775807",
+    " + ",
+    " % ",
+    "at_least = nan",
+    "hold_back = \"all\"",
+    "\u{1f30a}",
 ];
 
 #[test]
@@ -266,7 +357,10 @@ fn a_policy_is_refused_with_its_line_or_decides() {
                 for problem in problems {
                     let line = problem.place.strip_prefix("p.toml:").and_then(|line| line.parse::<usize>().ok());
                     let lines = source.matches('\n').count() + 1;
-                    assert!(line.is_some_and(|line| (1..=lines).contains(&line)) || problem.place == "p.toml", "{problem}\n{source}");
+                    assert!(
+                        line.is_some_and(|line| (1..=lines).contains(&line)) || problem.place == "p.toml",
+                        "{problem}\n{source}"
+                    );
                 }
             }
         }
@@ -280,7 +374,9 @@ fn a_policy_that_nests_deep_is_refused() {
     for (open, close) in [("(", ")"), ("[", "]"), ("1 + (", ")"), ("true ? true : (", ")")] {
         for count in [1_000, 20_000] {
             let when = format!("{}1{} == 1", open.repeat(count), close.repeat(count));
-            let source = format!("name = \"p\"\n[[rule]]\nname = \"a\"\nwhen = '{when}'\nthen = {{ serve = \"up/m\" }}\n[[rule]]\nname = \"b\"\nthen = {{ serve = \"up/m\" }}\n");
+            let source = format!(
+                "name = \"p\"\n[[rule]]\nname = \"a\"\nwhen = '{when}'\nthen = {{ serve = \"up/m\" }}\n[[rule]]\nname = \"b\"\nthen = {{ serve = \"up/m\" }}\n"
+            );
             let problems = Policy::compile("p.toml", &source, &names).unwrap_err();
             assert_eq!(problems[0].place, "p.toml:4", "{open} {count}: {}", problems[0]);
         }

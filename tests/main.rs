@@ -1,5 +1,7 @@
 //! The one test binary; a module per subject.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "what a test cannot do fails it")]
+
 mod bad_input;
 #[cfg(all(test, feature = "local"))]
 mod cascade;

@@ -18,16 +18,22 @@ use crate::request::ModelId;
 use crate::upstream::Upstream;
 
 /// Builds a generation; nothing of it is used when any part fails.
-pub(super) async fn build(mut checked: Checked, previous: Option<&Snapshot>, generation: u64) -> Result<Snapshot, Vec<Problem>> {
+pub(super) async fn build(
+    mut checked: Checked,
+    previous: Option<&Snapshot>,
+    generation: u64,
+) -> Result<Snapshot, Vec<Problem>> {
     let upstreams = open_upstreams(&checked, previous)?;
     for one in &mut checked.upstreams {
         discover(one, &upstreams).await;
     }
     let models = checked.models.clone();
-    let host = Host::open(models, checked.engine_threads, previous.map(|snapshot| &snapshot.host)).await.map_err(|errors| {
-        let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
-        errors.into_iter().map(problem).collect::<Vec<_>>()
-    })?;
+    let host = Host::open(models, checked.engine_threads, previous.map(|snapshot| &snapshot.host)).await.map_err(
+        |errors| {
+            let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
+            errors.into_iter().map(problem).collect::<Vec<_>>()
+        },
+    )?;
     let backends = wire_backends(&checked, &host, &upstreams);
     let names = checked.names();
     let mut virtuals: HashMap<String, Arc<Policy>> =
@@ -50,11 +56,15 @@ pub(super) async fn build(mut checked: Checked, previous: Option<&Snapshot>, gen
     })
 }
 
-fn open_upstreams(checked: &Checked, previous: Option<&Snapshot>) -> Result<HashMap<String, Arc<Upstream>>, Vec<Problem>> {
+fn open_upstreams(
+    checked: &Checked,
+    previous: Option<&Snapshot>,
+) -> Result<HashMap<String, Arc<Upstream>>, Vec<Problem>> {
     let mut upstreams = HashMap::new();
     for one in &checked.upstreams {
         let name = &one.config.name;
-        let known = previous.and_then(|snapshot| snapshot.upstreams.get(name)).filter(|known| *known.config() == one.config);
+        let known =
+            previous.and_then(|snapshot| snapshot.upstreams.get(name)).filter(|known| *known.config() == one.config);
         let upstream = match known {
             Some(known) => Arc::clone(known),
             None => Arc::new(Upstream::new(one.config.clone()).map_err(|error| {
@@ -101,8 +111,12 @@ fn wire_backends(checked: &Checked, host: &Host, upstreams: &HashMap<String, Arc
 /// The policy of `auto` when no file gives one: cascade from the first local chat model to the
 /// first listed upstream model, or whichever of the two there is.
 fn builtin_auto(checked: &Checked, host: &Host, names: &Names) -> Result<Option<Policy>, Vec<Problem>> {
-    let local = checked.models.iter().map(|model| &model.id).find(|id| host.capabilities(id).is_some_and(|can| can.chat));
-    let upstream = checked.upstreams.iter().find_map(|one| one.listed.first().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
+    let local =
+        checked.models.iter().map(|model| &model.id).find(|id| host.capabilities(id).is_some_and(|can| can.chat));
+    let upstream = checked
+        .upstreams
+        .iter()
+        .find_map(|one| one.listed.first().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
     match (local, upstream) {
         (Some(local), Some(upstream)) => Policy::auto(local, &upstream, names).map(Some),
         (Some(local), None) => Ok(Some(Policy::direct(local))),

@@ -35,7 +35,10 @@ pub(super) fn folder(env: &Environment) -> PathBuf {
     if let Some(models) = env.get("WEIR_MODELS") {
         return PathBuf::from(models);
     }
-    let cache = env.get("WEIR_CACHE").map(PathBuf::from).or_else(|| env.get("XDG_CACHE_HOME").map(|home| PathBuf::from(home).join("weir")));
+    let cache = env
+        .get("WEIR_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| env.get("XDG_CACHE_HOME").map(|home| PathBuf::from(home).join("weir")));
     let home = || PathBuf::from(env.get("HOME").unwrap_or_else(|| ".".to_owned())).join(".cache").join("weir");
     cache.unwrap_or_else(home).join("models")
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderName};
 
 use super::read::{self, Placed, Raw, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
-use super::values::{NAME_FORM, add_price, find_file, is_loopback, is_name, local_model, local_name, parse_endpoint, secret};
+use super::values::{
+    NAME_FORM, add_price, find_file, is_loopback, is_name, local_model, local_name, parse_endpoint, secret,
+};
 use super::{Options, defaults};
 use crate::account::{Keys, Prices};
 use crate::api::Limits;
@@ -82,8 +84,9 @@ pub fn read(options: &Options) -> Result<Checked, Vec<Problem>> {
     match &options.config {
         Some(file) => {
             let place = file.display().to_string();
-            let source = std::fs::read_to_string(file)
-                .map_err(|error| vec![Problem { place: place.clone(), message: format!("cannot read the configuration: {error}") }])?;
+            let source = std::fs::read_to_string(file).map_err(|error| {
+                vec![Problem { place: place.clone(), message: format!("cannot read the configuration: {error}") }]
+            })?;
             checker.file(read::parse(&place, &source).map_err(|problem| vec![problem])?, &place);
         }
         None => defaults::fill(&mut checker),
@@ -106,7 +109,10 @@ impl<'a> Checker<'a> {
     fn new(options: &'a Options) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let checked = Checked {
-            place: options.config.as_ref().map_or_else(|| "built-in configuration".to_owned(), |file| file.display().to_string()),
+            place: options
+                .config
+                .as_ref()
+                .map_or_else(|| "built-in configuration".to_owned(), |file| file.display().to_string()),
             listen: "127.0.0.1:8080".to_owned(),
             admin: "127.0.0.1:8081".to_owned(),
             workers: cores,
@@ -128,7 +134,10 @@ impl<'a> Checker<'a> {
         self.top(&raw);
         self.partly = !raw.problems.is_empty();
         if !self.partly && raw.models.is_empty() && raw.upstreams.is_empty() && self.options.models.is_empty() {
-            self.problems.push(Problem { place: place.to_owned(), message: "no [[model]] and no [[upstream]]: nothing could answer".to_owned() });
+            self.problems.push(Problem {
+                place: place.to_owned(),
+                message: "no [[model]] and no [[upstream]]: nothing could answer".to_owned(),
+            });
         }
         self.problems.extend(raw.problems);
         for price in raw.price {
@@ -163,11 +172,14 @@ impl<'a> Checker<'a> {
         if let Some(max_body) = &raw.max_body {
             self.checked.limits.max_body = usize::try_from(max_body.value.as_u64()).unwrap_or(usize::MAX);
             if self.checked.limits.max_body == 0 {
-                self.problems.push(max_body.problem("max_body = 0 would refuse every request; want a size such as \"16MiB\""));
+                self.problems
+                    .push(max_body.problem("max_body = 0 would refuse every request; want a size such as \"16MiB\""));
             }
         }
         let checked = &mut self.checked;
-        for (threads, target) in [(&raw.engine_threads, &mut checked.engine_threads), (&raw.workers, &mut checked.workers)] {
+        for (threads, target) in
+            [(&raw.engine_threads, &mut checked.engine_threads), (&raw.workers, &mut checked.workers)]
+        {
             let Some(threads) = threads else { continue };
             *target = threads.value;
             if !(1..=MOST_THREADS).contains(&threads.value) {
@@ -176,7 +188,9 @@ impl<'a> Checker<'a> {
         }
         for name in raw.policy_headers.iter().flat_map(|headers| &headers.value) {
             match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(AUTHORIZATION) => self.header_problem(raw, name, "holds the client's key; policies read request.tenant instead"),
+                Ok(AUTHORIZATION) => {
+                    self.header_problem(raw, name, "holds the client's key; policies read request.tenant instead")
+                }
                 Ok(header) => self.checked.limits.policy_headers.push(header.as_str().to_owned()),
                 Err(_) => self.header_problem(raw, name, "is no name of a header, such as \"x-team\""),
             }
@@ -208,12 +222,14 @@ impl<'a> Checker<'a> {
             Ok(Some(key)) => match tenants.iter().find(|(_, known)| *known == key) {
                 Some((owner, _)) => {
                     let owner = owner.as_str();
-                    self.problems.push(tenant.problem(format!("tenant \"{name}\": its key is that of tenant \"{owner}\" too")));
+                    self.problems
+                        .push(tenant.problem(format!("tenant \"{name}\": its key is that of tenant \"{owner}\" too")));
                 }
                 None => tenants.push((TenantId::new(name.as_str()), key)),
             },
             Ok(None) => {
-                let message = format!("tenant \"{name}\": key: want one of {{ env = \"NAME\" }}, {{ file = \"PATH\" }}");
+                let message =
+                    format!("tenant \"{name}\": key: want one of {{ env = \"NAME\" }}, {{ file = \"PATH\" }}");
                 self.problems.push(tenant.problem(message));
             }
             Err(message) => self.problems.push(tenant.problem(format!("tenant \"{name}\": {message}"))),
@@ -225,7 +241,11 @@ impl<'a> Checker<'a> {
         let place = file.display().to_string();
         let source = match std::fs::read_to_string(&file) {
             Ok(source) => source,
-            Err(error) => return self.problems.push(prices.problem(format!("prices = \"{}\": cannot read {place}: {error}", prices.value))),
+            Err(error) => {
+                return self
+                    .problems
+                    .push(prices.problem(format!("prices = \"{}\": cannot read {place}: {error}", prices.value)));
+            }
         };
         match read::parse_prices(&place, &source) {
             Ok(found) => {
@@ -286,7 +306,9 @@ impl<'a> Checker<'a> {
             problems.push(format!("{} endpoints; want 1 to {MOST_ENDPOINTS}", raw.endpoints.len()));
         }
         let listed: Vec<String> = raw.models.iter().filter(|model| *model != "*").cloned().collect();
-        problems.extend(listed.iter().filter(|model| !is_name(model)).map(|model| format!("model name \"{model}\": {NAME_FORM}")));
+        problems.extend(
+            listed.iter().filter(|model| !is_name(model)).map(|model| format!("model name \"{model}\": {NAME_FORM}")),
+        );
         let mut endpoints = Vec::new();
         for endpoint in &raw.endpoints {
             match parse_endpoint(endpoint) {
@@ -321,7 +343,9 @@ impl<'a> Checker<'a> {
         }
         match secret(raw, &self.folder, &self.options.env) {
             Ok(Some(key)) => Ok(ApiKey::Value(key)),
-            Ok(None) => Err("api_key: want one of { env = \"NAME\" }, { file = \"PATH\" }, { client = true }".to_owned()),
+            Ok(None) => {
+                Err("api_key: want one of { env = \"NAME\" }, { file = \"PATH\" }, { client = true }".to_owned())
+            }
             Err(reason) => {
                 self.checked.warnings.push(format!("upstream \"{upstream}\" is unavailable: {reason}"));
                 Ok(ApiKey::Missing { reason })
@@ -332,12 +356,16 @@ impl<'a> Checker<'a> {
     fn virtual_model(&mut self, one: Placed<RawVirtual>) {
         let name = &one.value.name;
         if !is_name(name) || name.contains('/') || self.drafts.iter().any(|known| known.name == *name) {
-            self.problems.push(one.problem(format!("virtual model \"{name}\": want a name of its own, without slash; {NAME_FORM}")));
+            self.problems.push(
+                one.problem(format!("virtual model \"{name}\": want a name of its own, without slash; {NAME_FORM}")),
+            );
         }
         let file = self.folder.join(&one.value.policy);
         match std::fs::read_to_string(&file) {
             Ok(source) => self.drafts.push(Draft { place: one.place, name: one.value.name, file, source }),
-            Err(error) => self.problems.push(one.problem(format!("virtual model \"{name}\": cannot read the policy {}: {error}", file.display()))),
+            Err(error) => self.problems.push(
+                one.problem(format!("virtual model \"{name}\": cannot read the policy {}: {error}", file.display())),
+            ),
         }
     }
 
@@ -355,7 +383,10 @@ impl<'a> Checker<'a> {
             let twin = self.checked.virtuals.iter().find(|one| one.policy.name() == policy.name() && one.file != file);
             if let Some(twin) = twin {
                 let (called, other) = (policy.name(), twin.file.display());
-                let message = format!("virtual model \"{name}\": {} and {other} are both called \"{called}\"; rename one", file.display());
+                let message = format!(
+                    "virtual model \"{name}\": {} and {other} are both called \"{called}\"; rename one",
+                    file.display()
+                );
                 self.problems.push(Problem { place, message });
             }
             self.checked.virtuals.push(VirtualModel { name, file, policy });
@@ -371,7 +402,10 @@ impl<'a> Checker<'a> {
         }
         self.checked.builtin_auto = !self.checked.virtuals.iter().any(|one| one.name == "auto");
         if self.checked.keys.tenants.is_empty() && !is_loopback(&self.checked.listen) {
-            self.checked.warnings.push(format!("listening on {} without [[tenant]]: everybody who can reach it may spend", self.checked.listen));
+            self.checked.warnings.push(format!(
+                "listening on {} without [[tenant]]: everybody who can reach it may spend",
+                self.checked.listen
+            ));
         }
         if self.problems.is_empty() { Ok(self.checked) } else { Err(self.problems) }
     }
@@ -385,7 +419,9 @@ impl<'a> Checker<'a> {
                     let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
                     let name = name.clone().unwrap_or_else(stem);
                     match local_name(&name) {
-                        Some(name) => self.add_model(ModelConfig::new(ModelId::new(format!("local/{name}")), file), "--model"),
+                        Some(name) => {
+                            self.add_model(ModelConfig::new(ModelId::new(format!("local/{name}")), file), "--model")
+                        }
                         None => {
                             let message = format!("model name \"{name}\": want NAME=FILE; {NAME_FORM}");
                             self.problems.push(Problem { place: "--model".to_owned(), message });
@@ -414,11 +450,17 @@ impl Checked {
     pub fn names(&self) -> Names {
         let mut models: BTreeSet<ModelId> = self.models.iter().map(|model| model.id.clone()).collect();
         let mut short: BTreeMap<String, Option<ModelId>> = BTreeMap::new();
-        let listed = self.upstreams.iter().flat_map(|one| one.listed.iter().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
+        let listed = self
+            .upstreams
+            .iter()
+            .flat_map(|one| one.listed.iter().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
         models.extend(listed);
         // A name that could be a full one stands for that alone: what a policy keeps on the box
         // must not leave it because an upstream has a model of the same name.
-        let full = |bare: &str| bare.split_once('/').is_some_and(|(first, _)| first == "local" || self.upstreams.iter().any(|one| one.config.name == first));
+        let full = |bare: &str| {
+            bare.split_once('/')
+                .is_some_and(|(first, _)| first == "local" || self.upstreams.iter().any(|one| one.config.name == first))
+        };
         for model in &models {
             let bare = model.split().map_or(model.as_str(), |(_, bare)| bare).to_owned();
             if !full(&bare) {

@@ -27,7 +27,8 @@ pub(super) fn fill(checker: &mut Checker<'_>) {
     if env.get("OPENAI_API_KEY").is_some() {
         openai(checker);
     }
-    let nothing = checker.checked.models.is_empty() && checker.checked.upstreams.is_empty() && checker.options.models.is_empty();
+    let nothing =
+        checker.checked.models.is_empty() && checker.checked.upstreams.is_empty() && checker.options.models.is_empty();
     if nothing {
         let folder = catalogue::folder(env);
         let message = format!(

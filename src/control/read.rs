@@ -109,7 +109,9 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     match humantime::parse_duration(&text) {
         Ok(Duration::ZERO) => Err(serde::de::Error::custom(format!("`{text}` is no time to wait; want more than 0"))),
         Ok(duration) => Ok(Some(duration)),
-        Err(error) => Err(serde::de::Error::custom(format!("`{text}` is not a duration like \"5s\" or \"250ms\": {error}"))),
+        Err(error) => {
+            Err(serde::de::Error::custom(format!("`{text}` is not a duration like \"5s\" or \"250ms\": {error}")))
+        }
     }
 }
 
@@ -154,7 +156,9 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn open(place: &'a str, source: &'a str) -> Result<Self, Problem> {
         match DeTable::parse(source) {
-            Ok(table) => Ok(Reader { place, source, table: table.into_inner(), taken: Vec::new(), problems: Vec::new() }),
+            Ok(table) => {
+                Ok(Reader { place, source, table: table.into_inner(), taken: Vec::new(), problems: Vec::new() })
+            }
             Err(error) => Err(Problem {
                 place: place_of(place, source, error.span().map_or(0, |span| span.start)),
                 message: error.message().to_owned(),
@@ -221,7 +225,8 @@ mod tests {
     #[test]
     fn every_problem_of_a_file_is_reported_with_its_line() {
         let source = "listen = 5\nwhat = 1\n[[model]]\nname = \"a\"\n[[upstream]]\nname = \"u\"\nendpoints = []\nmodels = []\nidle_timeout = \"soon\"\n";
-        let problems: Vec<String> = parse("weir.toml", source).unwrap().problems.iter().map(ToString::to_string).collect();
+        let problems: Vec<String> =
+            parse("weir.toml", source).unwrap().problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 4, "{problems:#?}");
         assert!(problems[0].starts_with("weir.toml:1: listen: invalid type"), "{}", problems[0]);
         assert!(problems[1].starts_with("weir.toml:3: model: missing field `file`"), "{}", problems[1]);

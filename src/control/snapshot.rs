@@ -79,7 +79,8 @@ impl Snapshot {
     /// How each backend is now, by full model name; wildcard upstreams as `NAME/*`.
     pub fn statuses(&self) -> Vec<(ModelId, Status)> {
         let listed = self.backends.models.iter().map(|(id, backend)| (id.clone(), backend.status()));
-        let wild = self.backends.wildcards.iter().map(|(name, backend)| (ModelId::new(format!("{name}/*")), backend.status()));
+        let wild =
+            self.backends.wildcards.iter().map(|(name, backend)| (ModelId::new(format!("{name}/*")), backend.status()));
         listed.chain(wild).collect()
     }
 
@@ -120,7 +121,9 @@ impl Routes {
         if let Some(policy) = self.policies.get(model) {
             return Ok(Arc::clone(policy));
         }
-        let wild = model.split_once('/').filter(|(upstream, rest)| self.known.wildcards.contains(*upstream) && !rest.is_empty());
+        let wild = model
+            .split_once('/')
+            .filter(|(upstream, rest)| self.known.wildcards.contains(*upstream) && !rest.is_empty());
         match wild {
             Some(_) => Ok(Arc::new(Policy::direct(&ModelId::new(model)))),
             None => Err(self.unknown(model)),
@@ -129,7 +132,13 @@ impl Routes {
 
     fn unknown(&self, model: &str) -> Error {
         let shown: String = model.chars().take(100).collect();
-        let candidates: Vec<&str> = self.known.models.iter().filter(|known| known.split().is_some_and(|(_, bare)| bare == model)).map(ModelId::as_str).collect();
+        let candidates: Vec<&str> = self
+            .known
+            .models
+            .iter()
+            .filter(|known| known.split().is_some_and(|(_, bare)| bare == model))
+            .map(ModelId::as_str)
+            .collect();
         let message = if candidates.len() > 1 {
             format!("the model \"{shown}\" could be any of these, name one in full: {}", candidates.join(", "))
         } else {

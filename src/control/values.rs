@@ -28,7 +28,8 @@ pub(super) fn local_model(name: &str, file: PathBuf, raw: &RawModel) -> ModelCon
 pub(super) fn find_file(text: &str, folder: &Path, env: &Environment) -> Result<PathBuf, String> {
     let known = || catalogue::entries().into_iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
     let (file, way_out) = if let Some(rest) = text.strip_prefix("hf:") {
-        let name = rest.rsplit_once(':').map(|(_, file)| file).ok_or_else(|| format!("\"{text}\": want hf:ORG/REPO:FILE"))?;
+        let name =
+            rest.rsplit_once(':').map(|(_, file)| file).ok_or_else(|| format!("\"{text}\": want hf:ORG/REPO:FILE"))?;
         let name = name.rsplit('/').next().unwrap_or(name);
         (catalogue::folder(env).join(name), format!("download {name} into {}", catalogue::folder(env).display()))
     } else if let Some(file) = catalogue::file_of(text, env) {
@@ -55,10 +56,13 @@ pub(super) fn parse_endpoint(text: &str) -> Result<Uri, String> {
 /// `Ok(None)`: not exactly one of `env` and `file`; `Err`: the place named holds no key.
 pub(super) fn secret(raw: &RawKey, folder: &Path, env: &Environment) -> Result<Option<Secret>, String> {
     let found = match (&raw.env, &raw.file, raw.client) {
-        (Some(name), None, None) => env.get(name).ok_or_else(|| format!("the environment variable {name} is not set"))?,
+        (Some(name), None, None) => {
+            env.get(name).ok_or_else(|| format!("the environment variable {name} is not set"))?
+        }
         (None, Some(file), None) => {
             let file = folder.join(file);
-            std::fs::read_to_string(&file).map_err(|error| format!("cannot read the key file {}: {error}", file.display()))?
+            std::fs::read_to_string(&file)
+                .map_err(|error| format!("cannot read the key file {}: {error}", file.display()))?
         }
         _ => return Ok(None),
     };
@@ -74,7 +78,9 @@ pub(super) fn secret(raw: &RawKey, folder: &Path, env: &Environment) -> Result<O
 pub(super) fn add_price(prices: &mut Prices, price: Placed<RawPrice>) -> Result<(), Problem> {
     let RawPrice { ref model, input, cached_input, output } = price.value;
     if !model.contains('/') {
-        return Err(price.problem(format!("price of \"{model}\": want a full name such as \"openai/gpt-4.1-mini\", or \"openai/*\"")));
+        return Err(price.problem(format!(
+            "price of \"{model}\": want a full name such as \"openai/gpt-4.1-mini\", or \"openai/*\""
+        )));
     }
     let numbers = [Some(input), cached_input, Some(output)];
     if let Some(wrong) = numbers.into_iter().flatten().find(|number| !number.is_finite() || *number < 0.0) {

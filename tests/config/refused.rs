@@ -41,14 +41,29 @@ const UPSTREAMS: &[Row] = &[
     ("UP!\napi_key = { env = \"A\", file = \"b\" }\n", &["api_key: want one of"]),
     ("UP!\napi_key = { env = \"A\", client = true }\n", &["api_key: want one of"]),
     ("UP\nUP!\n", &["upstream \"up\"", "given twice"]),
-    ("[[upstream]] #!\nname = \"local\"\nendpoints = [\"http://h/v1\"]\nmodels = [\"*\"]\n", &["\"local\"", "other than"]),
-    ("[[upstream]] #!\nname = \"a/b\"\nendpoints = [\"http://h/v1\"]\nmodels = [\"*\"]\n", &["\"a/b\"", "without slash"]),
+    (
+        "[[upstream]] #!\nname = \"local\"\nendpoints = [\"http://h/v1\"]\nmodels = [\"*\"]\n",
+        &["\"local\"", "other than"],
+    ),
+    (
+        "[[upstream]] #!\nname = \"a/b\"\nendpoints = [\"http://h/v1\"]\nmodels = [\"*\"]\n",
+        &["\"a/b\"", "without slash"],
+    ),
     ("[[upstream]] #!\nname = \"u\"\nendpoints = []\nmodels = [\"*\"]\n", &["0 endpoints", "want 1 to 64"]),
     ("[[upstream]] #!\nname = \"u\"\nendpoints = [\"http://h/v1\"]\nmodels = []\n", &["models is empty"]),
-    ("[[upstream]] #!\nname = \"u\"\nendpoints = [\"http://h/v1\"]\nmodels = [\"a b\"]\n", &["model name \"a b\"", "no spaces"]),
-    ("[[upstream]] #!\nname = \"u\"\nendpoints = [\"host/v1\"]\nmodels = [\"*\"]\n", &["endpoint \"host/v1\"", "want a URL"]),
+    (
+        "[[upstream]] #!\nname = \"u\"\nendpoints = [\"http://h/v1\"]\nmodels = [\"a b\"]\n",
+        &["model name \"a b\"", "no spaces"],
+    ),
+    (
+        "[[upstream]] #!\nname = \"u\"\nendpoints = [\"host/v1\"]\nmodels = [\"*\"]\n",
+        &["endpoint \"host/v1\"", "want a URL"],
+    ),
     ("[[upstream]] #!\nname = \"u\"\nendpoints = [\"http://h/v1?k=1\"]\nmodels = [\"*\"]\n", &["k=1", "without query"]),
-    ("[[upstream]] #!\nname = \"u\"\nendpoints = [\"http://me:hush@h/v1\"]\nmodels = [\"*\"]\n", &["credentials", "api_key"]),
+    (
+        "[[upstream]] #!\nname = \"u\"\nendpoints = [\"http://me:hush@h/v1\"]\nmodels = [\"*\"]\n",
+        &["credentials", "api_key"],
+    ),
     ("[[upstream]] #!\nname = \"u\"\nmodels = [\"*\"]\n", &["upstream: missing field `endpoints`"]),
 ];
 
@@ -64,7 +79,10 @@ const MODELS: &[Row] = &[
         "[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\n[[model]] #!\nname = \"local/x\"\nfile = \"smollm2-135m-instruct\"\n",
         &["\"local/x\" is given twice"],
     ),
-    ("UP\n[[virtual]] #!\nname = \"auto\"\npolicy = \"gone.toml\"\n", &["\"auto\"", "cannot read the policy", "gone.toml"]),
+    (
+        "UP\n[[virtual]] #!\nname = \"auto\"\npolicy = \"gone.toml\"\n",
+        &["\"auto\"", "cannot read the policy", "gone.toml"],
+    ),
     ("UP\n[[virtual]] #!\nname = \"a/b\"\npolicy = \"p.toml\"\n", &["virtual model \"a/b\"", "without slash"]),
     (
         "UP\n[[virtual]]\nname = \"a\"\npolicy = \"p.toml\"\n[[virtual]] #!\nname = \"a\"\npolicy = \"p.toml\"\n",
@@ -109,7 +127,8 @@ fn fault((row, says): &Row) -> Option<String> {
         return Some(format!("let through:\n{text}"));
     };
     let [problem] = &problems[..] else { return Some(format!("{problems:#?}\n{text}")) };
-    let fits = problem.place.ends_with(&format!("weir.toml:{line}")) && says.iter().all(|part| problem.message.contains(part));
+    let fits =
+        problem.place.ends_with(&format!("weir.toml:{line}")) && says.iter().all(|part| problem.message.contains(part));
     let secret = problem.message.contains("hush");
     (!fits || secret).then(|| format!("{problem}\nwant line {line} and {says:?}\n{text}"))
 }
@@ -123,7 +142,9 @@ fn every_bad_configuration_is_refused_with_its_place_and_the_way_out() {
 
 #[test]
 fn all_problems_of_all_files_are_told_at_once() {
-    let text = written("workers = 0\nmax_body = 0\nprices = \"prices.toml\"\nUP\n[[virtual]]\nname = \"a\"\npolicy = \"p.toml\"\n");
+    let text = written(
+        "workers = 0\nmax_body = 0\nprices = \"prices.toml\"\nUP\n[[virtual]]\nname = \"a\"\npolicy = \"p.toml\"\n",
+    );
     let prices = "[[price]]\nmodel = \"up/m\"\ninput = 1.0\noutput = 1.0\n\n[[price]]\nmodel = \"m\"\ninput = 1.0\noutput = 1.0\n";
     let policy = POLICY.replace("up/m", "up/gone");
     let problems = read(&text, &[("prices.toml", prices), ("p.toml", &policy)], &[]).unwrap_err();
@@ -173,7 +194,11 @@ fn one_port_for_both_is_refused() {
 
 #[test]
 fn a_missing_key_is_a_warning_that_names_the_upstream_and_the_variable() {
-    for (key, reason) in [("{ env = \"UNSET\" }", "UNSET is not set"), ("{ file = \"gone.key\" }", "gone.key"), ("{ env = \"ODD\" }", "ODD holds no key")] {
+    for (key, reason) in [
+        ("{ env = \"UNSET\" }", "UNSET is not set"),
+        ("{ file = \"gone.key\" }", "gone.key"),
+        ("{ env = \"ODD\" }", "ODD holds no key"),
+    ] {
         let checked = read(&written(&format!("UP\napi_key = {key}\n")), &[], VARIABLES).unwrap();
         let [warning] = &checked.warnings[..] else { panic!("{:?}", checked.warnings) };
         assert!(warning.contains("upstream \"up\" is unavailable") && warning.contains(reason), "{warning}");

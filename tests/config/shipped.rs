@@ -35,7 +35,8 @@ fn every_shipped_configuration_is_right_and_so_are_its_policies_cases() {
 fn the_reference_serves_what_its_comments_say() {
     let models = models();
     let env = environment(models.path(), &[("OPENAI_API_KEY", "sk-1")]);
-    let checked = control::read(&Options { config: Some(shipped("config/weir.toml")), env, ..Options::default() }).unwrap();
+    let checked =
+        control::read(&Options { config: Some(shipped("config/weir.toml")), env, ..Options::default() }).unwrap();
     let names = checked.names();
     let known: Vec<&str> = names.models.iter().map(|model| model.as_str()).collect();
     assert_eq!(known, ["local/minilm", "local/qwen-0.5b", "openai/gpt-4.1-mini"]);

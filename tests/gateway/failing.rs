@@ -79,7 +79,8 @@ async fn an_upstreams_error_passes_with_its_status_headers_and_body() {
     for body_sent in [chat("up/m"), streamed("up/m")] {
         let reply = house.chat(&body_sent).await;
         assert_eq!((reply.status.as_u16(), reply.text()), (429, body));
-        let told = ["retry-after", "x-ratelimit-remaining-requests", "openai-processing-ms", "x-weir-origin", "content-type"];
+        let told =
+            ["retry-after", "x-ratelimit-remaining-requests", "openai-processing-ms", "x-weir-origin", "content-type"];
         assert_eq!(told.map(|name| reply.header(name)), ["7", "0", "3", "upstream", "application/json"]);
         assert_eq!(reply.header("server"), "");
         assert!(reply.header("x-request-id").starts_with("req_"));
@@ -102,7 +103,11 @@ async fn an_upstream_that_is_not_there_is_a_502_that_names_it() {
 #[tokio::test]
 async fn an_error_before_the_first_event_lets_the_next_target_answer() {
     let error = "data: {\"error\":{\"message\":\"busy\"}}\n\n";
-    for first in [Answer::events(&[error]), Answer::events(&["event: error\n", error]), Answer::events(&[": hello\n\n"]).then(Piece::Break)] {
+    for first in [
+        Answer::events(&[error]),
+        Answer::events(&["event: error\n", error]),
+        Answer::events(&[": hello\n\n"]).then(Piece::Break),
+    ] {
         let (house, _first, _second) = pair(first).await;
         let reply = house.chat(&streamed("auto")).await;
         assert_eq!((reply.status.as_u16(), reply.header("x-weir-served-by")), (200, "b/m"));
@@ -180,7 +185,11 @@ async fn what_is_wrong_with_a_request_is_told_over_the_wire() {
     let table = [
         (house.chat("{\"model\":").await, 400, "invalid_json"),
         (house.post("/v1/chat/completions", &json, &b"{\"model\":\"\xff\"}"[..]).await, 400, "invalid_utf8"),
-        (house.post("/v1/chat/completions", &[("content-type", "text/plain")], chat("up/m")).await, 415, "unsupported_media_type"),
+        (
+            house.post("/v1/chat/completions", &[("content-type", "text/plain")], chat("up/m")).await,
+            415,
+            "unsupported_media_type",
+        ),
         (house.get("/v1/chat/completions").await, 405, "method_not_allowed"),
         (house.post("/v1/nothing", &json, "{}").await, 404, "unknown_url"),
         (house.chat(r#"{"model":"up/m","messages":[]}"#).await, 400, "invalid_value"),

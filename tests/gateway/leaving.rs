@@ -22,13 +22,17 @@ async fn leaving_in_the_middle_of_a_stream_closes_the_upstreams_connection_and_c
     let receipt = &house.receipts(1).await[0];
     assert_eq!((receipt.outcome, receipt.attempts[0].outcome), (Outcome::Canceled, AttemptOutcome::Canceled));
     let metrics = house.rendered();
-    assert!(metrics.contains("weir_requests_total{model=\"up/m\",outcome=\"canceled\",served_by=\"up/m\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("weir_requests_total{model=\"up/m\",outcome=\"canceled\",served_by=\"up/m\"} 1"),
+        "{metrics}"
+    );
     assert!(metrics.contains("weir_slots{model=\"up/m\",state=\"busy\"} 0"), "{metrics}");
 }
 
 #[tokio::test]
 async fn leaving_before_the_answer_begins_does_so_too() {
-    for (answer, body) in [(Answer::silent(), chat("up/m")), (Answer::events(&[]).then(Piece::Hang), streamed("up/m"))] {
+    for (answer, body) in [(Answer::silent(), chat("up/m")), (Answer::events(&[]).then(Piece::Hang), streamed("up/m"))]
+    {
         let (house, fake) = open(answer).await;
         let client = connect(&house, &body).await;
         soon(async {
@@ -47,7 +51,10 @@ async fn leaving_before_the_answer_begins_does_so_too() {
 async fn leaving_before_the_body_is_sent_asks_nobody() {
     let (house, fake) = open(Answer::silent()).await;
     let mut client = TcpStream::connect(house.address).await.unwrap();
-    client.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"model\":").await.unwrap();
+    client
+        .write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"model\":")
+        .await
+        .unwrap();
     drop(client);
     assert_eq!(house.receipts(1).await[0].outcome, Outcome::Canceled);
     assert!(fake.asked().is_empty());
@@ -61,7 +68,8 @@ async fn one_connection_carries_request_after_request_and_errors_do_not_end_it()
     let mut client = connect(&house, &streamed("up/m")).await;
     read_until(&mut client, "[DONE]\n\n\r\n0\r\n\r\n").await;
     for (body, end) in [(chat("gone"), "model_not_found"), (streamed("up/m"), "[DONE]\n\n\r\n0\r\n\r\n")] {
-        let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let head =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         client.write_all(head.as_bytes()).await.unwrap();
         read_until(&mut client, end).await;
     }

@@ -20,7 +20,8 @@ async fn received(body: &str) -> Asked {
 #[tokio::test]
 async fn a_json_answer_keeps_every_byte_but_the_models_name() {
     let said = r#"{ "id":"x", "unknown" : {"a":[1, 2.50,"Wehr – 堰"]},"model":"m-2026","choices":[{"index":0,"message":{"role":"assistant","content":"\u0068i","new":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1,"later":7} }"#;
-    let fake = FakeUpstream::saying(Answer::json(said).header("openai-version", "2020").header("set-cookie", "c=1")).await;
+    let fake =
+        FakeUpstream::saying(Answer::json(said).header("openai-version", "2020").header("set-cookie", "c=1")).await;
     let house = open(&fake).await;
     let reply = house.ask("up/m").await;
     assert_eq!(reply.text(), said.replace("\"m-2026\"", "\"up/m\""));
@@ -34,7 +35,10 @@ async fn a_request_reaches_the_upstream_byte_for_byte_but_its_model() {
  "tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{}},"strict":true}}],"tool_choice":"auto", "model":"up/m","temperature":0.70,"reasoning_effort":"low","service_tier":"flex","metadata":{"k":"v"},"x_unknown":[1.0,{"deep":[[]]}] } "#;
     let asked = received(body).await;
     assert_eq!(std::str::from_utf8(&asked.body).unwrap(), body.replace("\"up/m\"", "\"m\""));
-    assert_eq!((asked.path.as_str(), &asked.headers["content-type"]), ("/v1/chat/completions", &"application/json".parse().unwrap()));
+    assert_eq!(
+        (asked.path.as_str(), &asked.headers["content-type"]),
+        ("/v1/chat/completions", &"application/json".parse().unwrap())
+    );
 }
 
 #[tokio::test]
@@ -61,7 +65,9 @@ async fn stream(fields: &str) -> (String, String) {
     let pieces: Vec<&str> = [&said[..9], &said[9..150], &said[150..151], &said[151..]].into();
     let fake = FakeUpstream::saying(Answer::events(&pieces)).await;
     let house = open(&fake).await;
-    let reply = house.chat(&format!(r#"{{"model":"up/m","stream":true,"messages":[{{"role":"user","content":"hi"}}]{fields}}}"#)).await;
+    let reply = house
+        .chat(&format!(r#"{{"model":"up/m","stream":true,"messages":[{{"role":"user","content":"hi"}}]{fields}}}"#))
+        .await;
     assert_eq!(reply.status, 200);
     assert!(reply.header("content-type").starts_with("text/event-stream"));
     assert_eq!((reply.header("x-accel-buffering"), reply.header("cache-control")), ("no", "no-cache"));

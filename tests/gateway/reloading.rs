@@ -63,13 +63,15 @@ fn generation(reply: &Reply) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_every_answer_is_of_one_generation_and_none_is_lost() {
     let sides = Arc::new([Side::new("odd", "1", "0.00001").await, Side::new("even", "2", "0.00002").await]);
-    let files: Vec<(String, String)> = sides.iter().map(|side| (format!("{}.toml", side.name), side.policy())).collect();
+    let files: Vec<(String, String)> =
+        sides.iter().map(|side| (format!("{}.toml", side.name), side.policy())).collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let house = Arc::new(House::open_with(&sides[0].config, &files, &[]).await);
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut clients = JoinSet::new();
     for client in 0..8 {
-        let (house, sides, stop, asked) = (Arc::clone(&house), Arc::clone(&sides), Arc::clone(&stop), Arc::clone(&asked));
+        let (house, sides, stop, asked) =
+            (Arc::clone(&house), Arc::clone(&sides), Arc::clone(&stop), Arc::clone(&asked));
         clients.spawn(async move {
             let stream = client % 2 == 0;
             let body = if stream { streamed("auto") } else { chat("auto") };
@@ -80,13 +82,13 @@ async fn under_load_every_answer_is_of_one_generation_and_none_is_lost() {
                 let number = generation(&reply);
                 assert!(number >= seen, "generation {number} after {seen}");
                 seen = number;
-                let side = &sides[(number % 2 == 0) as usize];
+                let side = &sides[usize::from(number.is_multiple_of(2))];
                 assert!(side.made(&reply, stream), "generation {number}: {:?}\n{}", reply.headers, reply.text());
             }
         });
     }
-    for reload in 0..60 {
-        let next = &sides[(reload % 2 == 0) as usize];
+    for reload in 0..60_u64 {
+        let next = &sides[usize::from(reload.is_multiple_of(2))];
         house.write("weir.toml", &next.config);
         assert_eq!(house.control.reload().await.unwrap(), reload + 2);
         house.adopt();
@@ -165,7 +167,8 @@ async fn an_answer_in_flight_is_finished_by_the_generation_it_began_with() {
     let answer = Answer::events(&[&said[0]]).then(Piece::Wait(Arc::clone(&gate))).and(&rest);
     let fake = FakeUpstream::saying(answer).await;
     let priced = |name: &str, input: u32| {
-        upstream(name, &fake, "models = [\"m\"]") + &format!("[[price]]\nmodel = \"{name}/m\"\ninput = {input}\noutput = 0\n")
+        upstream(name, &fake, "models = [\"m\"]")
+            + &format!("[[price]]\nmodel = \"{name}/m\"\ninput = {input}\noutput = 0\n")
     };
     let house = House::open(&priced("up", 1)).await;
     let mut client = connect(&house, &streamed("up/m")).await;

@@ -23,9 +23,14 @@ async fn tenants_are_known_by_their_keys_and_nobody_else_is_served() {
     let env = [("UP_KEY", "sk-up"), ("ONE", "k-one")];
     let house = House::open_with(&config, &[("two.key", "k-two\n")], &env).await;
     for key in ["", "Bearer wrong", "Basic k-one", "Bearer k-on"] {
-        let headers: Vec<(&str, &str)> = [("authorization", key)].into_iter().filter(|(_, key)| !key.is_empty()).collect();
+        let headers: Vec<(&str, &str)> =
+            [("authorization", key)].into_iter().filter(|(_, key)| !key.is_empty()).collect();
         let reply = house.post("/v1/chat/completions", &headers, chat("up/m")).await;
-        assert_eq!((reply.status.as_u16(), reply.json()["error"]["code"].as_str()), (401, Some("invalid_api_key")), "{key}");
+        assert_eq!(
+            (reply.status.as_u16(), reply.json()["error"]["code"].as_str()),
+            (401, Some("invalid_api_key")),
+            "{key}"
+        );
         assert_eq!(reply.header("www-authenticate"), "Bearer");
     }
     assert_eq!(house.get("/v1/models").await.status, 401);
@@ -44,7 +49,8 @@ async fn tenants_are_known_by_their_keys_and_nobody_else_is_served() {
 #[tokio::test]
 async fn a_clients_key_goes_only_to_an_upstream_that_takes_it() {
     let fake = saying_hello().await;
-    let config = upstream("own", &fake, "models = [\"m\"]\napi_key = { client = true }") + &upstream("free", &fake, "models = [\"m\"]");
+    let config = upstream("own", &fake, "models = [\"m\"]\napi_key = { client = true }")
+        + &upstream("free", &fake, "models = [\"m\"]");
     let house = House::open(&config).await;
     let key = [("authorization", "Bearer sk-client")];
     assert_eq!(house.post("/v1/chat/completions", &key, chat("own/m")).await.status, 200);
@@ -155,5 +161,8 @@ async fn an_upstreams_errors_are_counted_by_kind() {
     house.receipts(1).await;
     let metrics = house.rendered();
     assert_eq!(value(&metrics, "weir_upstream_errors_total{kind=\"rate_limited\",upstream=\"up\"}"), Some(1.0));
-    assert_eq!(value(&metrics, "weir_requests_total{model=\"up/m\",outcome=\"rate_limited\",served_by=\"none\"}"), Some(1.0));
+    assert_eq!(
+        value(&metrics, "weir_requests_total{model=\"up/m\",outcome=\"rate_limited\",served_by=\"none\"}"),
+        Some(1.0)
+    );
 }

@@ -1,0 +1,152 @@
+//! The rooms that compute and wait for nothing: what each adds to a request, by itself.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run fails")]
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures::{FutureExt, StreamExt, stream};
+use http::HeaderMap;
+use http_body_util::Full;
+use weir::account::{Meter, Prices, Receipt, Record};
+use weir::api::{self, Asker, Limits, Route, Shape};
+use weir::backend::{Completion, Status};
+use weir::policy::{Facts, Names, Policy};
+use weir::request::{Delta, ModelId, Part, Request, TenantId, Usage};
+use weir::wire::openai::{respell, scan};
+use weir::wire::sse::{Decoder, render_into};
+
+/// A chat of about this many bytes.
+fn body(bytes: usize) -> Bytes {
+    let turn = |role: &str, text: &str| format!(r#"{{"role":"{role}","content":"{text}"}}"#);
+    let text = "what does this function return, and why? ".repeat(bytes / 80 + 1);
+    let messages =
+        [turn("system", "you are brief"), turn("user", &text[..bytes / 2]), turn("user", &text[..bytes / 2])];
+    format!(r#"{{"model":"auto","temperature":0.2,"max_tokens":64,"messages":[{}]}}"#, messages.join(",")).into()
+}
+
+fn parse(body: Bytes, limits: &Limits) -> (Request, Shape) {
+    let headers = HeaderMap::new();
+    let asker = Asker { id: "req_1".into(), tenant: TenantId::anonymous() };
+    let parsed = api::parse(Route::Chat, &headers, Full::new(body), limits, asker).now_or_never();
+    parsed.expect("a body in memory is not waited for").unwrap()
+}
+
+fn limits() -> Limits {
+    Limits { max_body: 16 << 20, policy_headers: Vec::new() }
+}
+
+fn parsing(c: &mut Criterion) {
+    let limits = limits();
+    let mut group = c.benchmark_group("parse");
+    for kib in [1, 8, 128] {
+        let body = body(kib << 10);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(format!("{kib} KiB")), &body, |b, body| {
+            b.iter(|| parse(black_box(body.clone()), &limits));
+        });
+    }
+    group.finish();
+}
+
+fn deciding(c: &mut Criterion) {
+    let models = ["local/qwen-0.5b", "openai/gpt-4.1-mini"].map(ModelId::new);
+    let names = Names { models: models.clone().into(), ..Names::default() };
+    let compile = |source: &str| Policy::compile("p.toml", source, &names).unwrap();
+    let one_when = "name = \"p\"\n[[rule]]\nname = \"long\"\nwhen = 'request.prompt_tokens > 4000'\nthen = { serve = \"openai/gpt-4.1-mini\" }\n\
+                    [[rule]]\nname = \"rest\"\nthen = { serve = \"local/qwen-0.5b\" }\n";
+    let policies = [
+        ("direct", Policy::direct(&models[0])),
+        ("one when", compile(one_when)),
+        ("cheap-first", compile(include_str!("../policies/cheap-first.toml"))),
+    ];
+    let status = Status { ready: true, queue_limit: 64, slots: 8, ..Status::default() };
+    let facts = Facts { models: models.map(|model| (model, status)).into(), budget_left_usd: None };
+    let (request, _) = parse(body(1 << 10), &limits());
+    let mut group = c.benchmark_group("decide");
+    for (name, policy) in &policies {
+        group.bench_function(*name, |b| b.iter(|| policy.decide(black_box(&request), &facts)));
+    }
+    group.finish();
+}
+
+fn streaming(c: &mut Criterion) {
+    const CHUNKS: u64 = 100;
+    let chunk = r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1790000000,"model":"gpt-4.1-mini-2025-04-14","system_fingerprint":"fp_1","choices":[{"index":0,"delta":{"content":" and"},"logprobs":null,"finish_reason":null}],"usage":null}"#;
+    let piece = Bytes::from(format!("data: {chunk}\n\n").repeat(CHUNKS as usize));
+    let mut group = c.benchmark_group("stream");
+    group.throughput(Throughput::Elements(CHUNKS));
+    group.bench_function("decode, scan, respell and render 100 chunks", |b| {
+        b.iter(|| {
+            let mut decoder = Decoder::default();
+            let mut out = BytesMut::with_capacity(piece.len());
+            decoder.push(piece.clone());
+            while let Some(event) = decoder.next().unwrap() {
+                let found = scan(&event.data).unwrap();
+                render_into(&mut out, &respell(&event.data, &found, "openai/gpt-4.1-mini", false));
+            }
+            out
+        });
+    });
+    group.finish();
+}
+
+fn answering(c: &mut Criterion) {
+    let text = "because it says so. ".repeat(30);
+    let answer = Bytes::from(format!(
+        r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1790000000,"model":"gpt-4.1-mini-2025-04-14","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":100,"completion_tokens":120,"total_tokens":220}}}}"#
+    ));
+    let (_, shape) = parse(body(1 << 10), &limits());
+    let model = ModelId::new("openai/gpt-4.1-mini");
+    c.bench_function("respond/1 KB JSON passed through", |b| {
+        b.iter(|| {
+            let raw = Delta { choice: 0, part: Part::Raw, raw: Some(answer.clone()) };
+            let deltas = stream::iter([Ok(raw), Ok(Delta::new(0, Part::End(None)))]).boxed();
+            let completion = Completion { model: model.clone(), headers: HeaderMap::new(), deltas };
+            api::respond(completion, shape.clone(), Box::new(String::new))
+                .now_or_never()
+                .expect("all deltas are ready")
+                .unwrap()
+        });
+    });
+}
+
+/// Forgets every receipt.
+#[derive(Debug)]
+struct Nobody;
+
+impl Record for Nobody {
+    fn record(&self, receipt: Receipt) {
+        black_box(receipt);
+    }
+}
+
+fn accounting(c: &mut Criterion) {
+    let record: Arc<dyn Record> = Arc::new(Nobody);
+    let prices = Arc::new(Prices::default());
+    let model = ModelId::new("local/qwen-0.5b");
+    let (request, _) = parse(body(1 << 10), &limits());
+    let decision = Policy::direct(&model).decide(&request, &Facts::default());
+    let usage = Usage { prompt_tokens: 100, cached_tokens: 0, completion_tokens: 120 };
+    c.bench_function("account/from open to settle", |b| {
+        b.iter(|| {
+            let meter = Meter::open(Arc::clone(&record), Arc::clone(&prices));
+            meter.asked(&request);
+            meter.decided(&decision, 1);
+            let attempt = meter.attempt(&model, 0);
+            let deltas =
+                stream::iter([Ok(Delta::new(0, Part::Raw)), Ok(Delta::new(0, Part::End(Some(usage))))]).boxed();
+            let followed = attempt.follow(deltas);
+            attempt.served();
+            drop(attempt);
+            followed.count().now_or_never().expect("all deltas are ready");
+            meter.head();
+            meter.story()
+        });
+    });
+}
+
+criterion_group!(pure, parsing, deciding, streaming, answering, accounting);
+criterion_main!(pure);
