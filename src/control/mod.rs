@@ -91,6 +91,12 @@ impl Control {
         self.current.load_full()
     }
 
+    /// Lets no local model compute any more, for good; blocks for about 100 ms. To be called just
+    /// before the process exits: llama.cpp must not lose its own data under a running step.
+    pub fn halt(&self) {
+        self.current().host.halt();
+    }
+
     /// Reads everything again. On any problem the running generation stays, whole, and the
     /// problems come back. Requests in flight keep the generation they began with. Listening
     /// addresses and worker counts of a running process do not change. Reloads wait for each other.

@@ -97,6 +97,9 @@ impl BootService {
         if cut_off {
             tracing::warn!(connections = self.connections.len(), "drain limit reached; cutting off what is left");
         }
+        if let Some(running) = self.state.running() {
+            running.control.halt();
+        }
         exit(i32::from(cut_off));
     }
 }

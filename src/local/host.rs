@@ -129,6 +129,13 @@ impl Host {
         self.models.get(id).map(|(_, loaded)| loaded.backend.clone())
     }
 
+    /// Lets no engine compute any more, for good: blocks until the steps under way are over, about
+    /// 100 ms. To be called before the process exits while requests may still run: llama.cpp's
+    /// own data must not go away under a running step.
+    pub fn halt(&self) {
+        self.budget.close();
+    }
+
     /// What the model can do.
     pub fn capabilities(&self, id: &ModelId) -> Option<Capabilities> {
         self.models.get(id).map(|(_, loaded)| loaded.capabilities)

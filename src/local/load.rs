@@ -20,6 +20,9 @@ mod without_engine {
         pub(in crate::local) fn new(_threads: usize) -> Self {
             Budget
         }
+
+        /// Nothing computes.
+        pub(in crate::local) fn close(&self) {}
     }
 
     /// There is nothing to load with.

@@ -80,6 +80,13 @@ impl ThreadBudget {
     }
 }
 
+impl ThreadBudget {
+    /// Waits for every permit that is out or was asked for before, and gives none any more.
+    pub(crate) fn close(&self) {
+        std::mem::forget(self.acquire(self.shared.size));
+    }
+}
+
 impl Permit {
     /// How many threads it allows.
     #[cfg(test)]
@@ -176,6 +183,19 @@ mod tests {
         });
         // Neighbours never fit together, so that the notes are in the order of the permits.
         assert_eq!(order.into_inner().unwrap(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_closed_budget_has_waited_for_permits_and_has_none_left() {
+        let budget = ThreadBudget::new(3);
+        let permit = budget.acquire(2);
+        let closing = std::thread::spawn({
+            let budget = budget.clone();
+            move || budget.close()
+        });
+        drop(permit);
+        closing.join().unwrap();
+        assert_eq!(budget.shared.lock().free, 0);
     }
 
     #[test]

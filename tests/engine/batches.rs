@@ -77,6 +77,8 @@ fn a_long_prompt_does_not_stall_others() {
         }
         second.await.expect("no panic").expect("an answer");
         assert!(between >= 5, "only {between} tokens while another's 1000 were read");
+        drop(reading);
+        until(&smol, |status| status.slots_busy == 0).await;
     });
 }
 
@@ -89,5 +91,7 @@ fn requests_join_a_running_batch() {
         assert_eq!(second.tokens.len(), 5);
         assert!(first.next().await.expect("a delta").is_ok(), "the first is still being answered");
         assert!(smol.status().slots_busy >= 1);
+        drop(first);
+        until(&smol, |status| status.slots_busy == 0).await;
     });
 }

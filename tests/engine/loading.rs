@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::{FutureExt, StreamExt};
 use weir::local::{Capabilities, Host, ModelConfig};
 use weir::request::ModelId;
 
@@ -98,5 +99,24 @@ fn capabilities_are_read_off_the_file() {
         assert_eq!(of(&ids[0]), Capabilities { chat: true, tools: false, embeddings: false, context: 256 });
         assert_eq!(of(&ids[1]), Capabilities { chat: true, tools: true, embeddings: false, context: 256 });
         assert_eq!(of(&ids[2]), Capabilities { chat: false, tools: false, embeddings: true, context: 256 });
+    });
+}
+
+#[test]
+fn a_halted_host_computes_no_more() {
+    runtime().block_on(async {
+        let config = ModelConfig { slots: 1, context: Some(1024), ..config(SMOL) };
+        let host = Host::open(vec![config.clone()], 1, None).await.expect("it loads");
+        let backend = host.backend(&config.id).expect("it is there");
+        let mut deltas = start(&backend, text("A story without end:", greedy(900))).await.expect("an answer").deltas;
+        let halted = tokio::task::spawn_blocking(move || host.halt()).await;
+        halted.expect("no panic");
+        // What was sent before is all there is: far from the whole answer, and no end.
+        let mut read = 0;
+        while let Some(Some(delta)) = deltas.next().now_or_never() {
+            assert!(delta.is_ok());
+            read += 1;
+        }
+        assert!(read < 800, "{read}");
     });
 }
