@@ -38,7 +38,10 @@ fn check_line(policy: &Policy, line: &str) -> Result<(), String> {
 
 fn run(policy: &Policy, case: Case) -> Result<(), String> {
     let facts = case.facts.build(policy)?;
-    let request = case.request.build()?;
+    let body = body(case.request.get())?;
+    let request: CaseRequest =
+        serde_json::from_str(case.request.get()).map_err(|error| format!("not a case: {error}"))?;
+    let request = request.build(body)?;
     case.expect.check(&policy.decide(&request, &facts))
 }
 
@@ -46,7 +49,7 @@ fn run(policy: &Policy, case: Case) -> Result<(), String> {
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
-    request: CaseRequest,
+    request: Box<RawValue>,
     #[serde(default)]
     facts: CaseFacts,
     expect: Expect,
@@ -69,13 +72,44 @@ struct CaseRequest {
     stream: bool,
     n: Option<u32>,
     max_tokens: Option<u32>,
+    /// More fields of the client's body; see [`body`].
+    #[serde(rename = "body")]
+    _body: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The body that the client would have sent: what the case says of it, and the fields of `body`.
+fn body(case: &str) -> Result<Bytes, String> {
+    use serde_json::{Map, Value, json};
+    let mut said: Map<String, Value> = serde_json::from_str(case).map_err(|error| format!("not a case: {error}"))?;
+    let kind = said.remove("kind");
+    for no_field in ["tenant", "headers", "images", "json"] {
+        said.remove(no_field);
+    }
+    if let Some(Value::Object(more)) = said.remove("body") {
+        said.extend(more);
+    }
+    if let Some(text) = said.remove("text") {
+        match kind.as_ref().and_then(Value::as_str) {
+            Some("text") => drop(said.insert("prompt".into(), text)),
+            Some("embed") => drop(said.insert("input".into(), text)),
+            _ => {
+                let messages = said.entry("messages").or_insert_with(|| json!([]));
+                messages.as_array_mut().into_iter().for_each(|all| all.push(json!({"role": "user", "content": text})));
+            }
+        }
+    }
+    serde_json::to_vec(&said).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CaseMessage {
     role: String,
+    #[serde(default)]
     content: Content,
+    name: Option<String>,
+    tool_calls: Option<Box<RawValue>>,
+    tool_call_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +117,12 @@ struct CaseMessage {
 enum Content {
     Text(String),
     Parts(Vec<ContentPart>),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Content::Text(String::new())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -163,7 +203,7 @@ impl CaseStatus {
 }
 
 impl CaseRequest {
-    fn build(self) -> Result<Request, String> {
+    fn build(self, body: Bytes) -> Result<Request, String> {
         let model = self.model.clone().unwrap_or_else(|| "auto".into());
         let tenant = self.tenant.as_deref().map_or_else(TenantId::anonymous, TenantId::new);
         let headers = self.headers.iter();
@@ -175,7 +215,7 @@ impl CaseRequest {
             stream: self.stream,
             headers: headers.collect(),
             ask: self.ask()?,
-            body: ClientBody { bytes: Bytes::new(), ..ClientBody::default() },
+            body: ClientBody { bytes: body, ..ClientBody::default() },
             authorization: None,
         })
     }
@@ -228,15 +268,21 @@ impl CaseMessage {
         let Some(role) = roles.into_iter().find(|role| role.name() == self.role) else {
             return Err(format!("unknown role \"{}\"; known: system, user, assistant, tool", self.role));
         };
+        let said = Message {
+            name: self.name,
+            tool_calls: self.tool_calls,
+            tool_call_id: self.tool_call_id,
+            ..message(role, String::new())
+        };
         let parts = match self.content {
-            Content::Text(text) => return Ok(message(role, text)),
+            Content::Text(text) => return Ok(Message { text, ..said }),
             Content::Parts(parts) => parts,
         };
         let texts: Vec<&str> =
             parts.iter().filter(|part| part.r#type == "text").map(|part| part.text.as_str()).collect();
         let images = parts.iter().filter(|part| part.r#type == "image_url").count();
         let other_parts = parts.len() - texts.len() - images;
-        Ok(Message { images, other_parts, ..message(role, texts.join("\n")) })
+        Ok(Message { images, other_parts, text: texts.join("\n"), ..said })
     }
 }
 

@@ -9,6 +9,7 @@ mod cases;
 mod check;
 mod compile;
 mod condition;
+mod decoded;
 mod form;
 mod language;
 mod pattern;
