@@ -46,21 +46,21 @@ where
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken(&error))?;
-        let Ok(data) = frame.into_data() else {
+        let Ok(piece) = frame.into_data() else {
             continue;
         };
-        if first.len().max(joined.len()) + data.len() > cap {
+        if first.len().max(joined.len()) + piece.len() > cap {
             return Err(too_large(cap));
         }
         if first.is_empty() {
-            first = data;
+            first = piece;
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(declared.unwrap_or(0).max(first.len() + data.len()));
+            joined.reserve(declared.unwrap_or(0).max(first.len() + piece.len()));
             joined.extend_from_slice(&first);
         }
-        joined.extend_from_slice(&data);
+        joined.extend_from_slice(&piece);
     }
     Ok(if joined.is_empty() { first } else { joined.freeze() })
 }

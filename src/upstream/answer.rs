@@ -58,8 +58,8 @@ impl Patience {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.sleep.as_mut().poll(context)
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sleep.as_mut().poll(cx)
     }
 }
 
@@ -209,12 +209,12 @@ impl Events {
         unavailable(&self.upstream, what)
     }
 
-    fn poll_delta(&mut self, context: &mut Context<'_>) -> Poll<Result<Delta>> {
+    fn poll_delta(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delta>> {
         loop {
             if let Some(delta) = self.decoded()? {
                 return Poll::Ready(Ok(delta));
             }
-            match Pin::new(&mut self.body).poll_frame(context) {
+            match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(_)) if self.phase == Phase::Done => return Poll::Ready(Ok(self.end())),
                 Poll::Ready(Some(Ok(frame))) => {
                     self.patience.renew(self.idle);
@@ -225,7 +225,7 @@ impl Events {
                 Poll::Ready(None) => return Poll::Ready(self.finished()),
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(self.broken("the stream broke off"))),
                 Poll::Pending => {
-                    ready!(self.patience.poll(context));
+                    ready!(self.patience.poll(cx));
                     return Poll::Ready(if self.phase == Phase::Done {
                         Ok(self.end())
                     } else {
@@ -240,11 +240,11 @@ impl Events {
 impl Stream for Events {
     type Item = Result<Delta>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.phase == Phase::Over {
             return Poll::Ready(None);
         }
-        let delta = ready!(self.poll_delta(context));
+        let delta = ready!(self.poll_delta(cx));
         if delta.is_err() {
             self.phase = Phase::Over;
         }

@@ -43,10 +43,10 @@ impl Endpoint {
             return Err(wrong(config, "an endpoint must have neither credentials nor a query; use `api_key`"));
         }
         let plain = *scheme == Scheme::HTTP;
-        let base = address.path().trim_end_matches('/');
+        let prefix = address.path().trim_end_matches('/');
         let path = |rest: &str| {
             let mut parts = address.clone().into_parts();
-            parts.path_and_query = PathAndQuery::try_from(format!("{base}{rest}")).ok();
+            parts.path_and_query = PathAndQuery::try_from(format!("{prefix}{rest}")).ok();
             Uri::from_parts(parts).map_err(|error| wrong(config, &format!("endpoint \"{address}\": {error}")))
         };
         Ok(Endpoint {

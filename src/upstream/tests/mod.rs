@@ -22,7 +22,7 @@ const ANSWER: &str = r#"{"model":"m","choices":[{"message":{"content":"hi"}}],"n
 const USAGE: Usage = Usage { prompt_tokens: 7, cached_tokens: 0, completion_tokens: 2 };
 
 fn config(fakes: &[&Fake]) -> Config {
-    let mut config = Config::new("up", fakes.iter().map(|fake| fake.base.clone()).collect());
+    let mut config = Config::new("up", fakes.iter().map(|fake| fake.address.clone()).collect());
     config.backoff = Duration::from_millis(1);
     config
 }
@@ -97,7 +97,7 @@ async fn an_answer_passes_through_byte_for_byte_with_its_usage() {
     assert_eq!(seen.header("accept"), Some("application/json"));
     assert_eq!(seen.header("x-client-request-id"), Some("req-1"));
     assert_eq!(seen.header("user-agent"), Some(concat!("weir/", env!("CARGO_PKG_VERSION"))));
-    assert_eq!(seen.header("host"), Some(fake.base.authority().unwrap().as_str()));
+    assert_eq!(seen.header("host"), Some(fake.address.authority().unwrap().as_str()));
     assert_eq!(seen.header("authorization"), None);
 }
 
@@ -201,7 +201,7 @@ async fn connections_are_used_again() {
 async fn models_are_listed() {
     let mut fake = Fake::start([Reply::json(r#"{"data":[{"id":"a"},{"id":"org/b"}]}"#)]).await;
     let dead: http::Uri = "http://127.0.0.1:1/v1".parse().unwrap();
-    let endpoints = vec![dead, fake.base.clone()];
+    let endpoints = vec![dead, fake.address.clone()];
     let upstream =
         Upstream::new(Config { endpoints, api_key: ApiKey::Value(Secret::new("sk")), ..config(&[]) }).unwrap();
     assert_eq!(upstream.probe().await.unwrap(), ["a", "org/b"]);

@@ -143,7 +143,7 @@ async fn nobody_there_is_unavailable() {
 #[tokio::test]
 async fn a_silent_server_times_out_at_each_step() {
     let no_tls = Fake::start([Reply::raw(&[], Then::Hang)]).await;
-    let address = no_tls.base.to_string().replace("http:", "https:").parse().unwrap();
+    let address = no_tls.address.to_string().replace("http:", "https:").parse().unwrap();
     let tiny = Duration::from_millis(20);
     let tls = Config { endpoints: vec![address], connect_timeout: tiny, retries: 0, ..config(&[]) };
     let error = Upstream::new(tls).unwrap().start(call(chat())).await.unwrap_err();
