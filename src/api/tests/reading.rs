@@ -1,7 +1,7 @@
 //! What is read of a request. What is refused stands in `tests/bad_input.rs`.
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{Full, StreamBody};
@@ -239,4 +239,48 @@ async fn what_curl_declares_is_taken_if_it_is_an_object() {
     headers.insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
     let body = Full::new(Bytes::from_static(br#" {"model":"m","input":"a"}"#));
     assert!(parse(Route::Embed, &headers, body, &limits, asker).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_web_page_must_declare_json() {
+    let json = "application/json";
+    let form = "application/x-www-form-urlencoded";
+    for (content_type, name, value, allowed) in [
+        (Some(form), "origin", "https://evil.example", false),
+        (Some(form), "origin", "null", false),
+        (None, "origin", "https://evil.example", false),
+        (None, "sec-fetch-site", "cross-site", false),
+        (Some(form), "sec-fetch-site", "same-site", false),
+        (Some(form), "sec-fetch-site", "none", true),
+        (Some(json), "origin", "https://app.example", true),
+        (Some(json), "sec-fetch-site", "cross-site", true),
+    ] {
+        let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+        let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        headers.extend(content_type.map(|text| (http::header::CONTENT_TYPE, text.parse().unwrap())));
+        let body = Full::new(Bytes::from_static(br#"{"model":"m","input":"a"}"#));
+        let refused = parse(Route::Embed, &headers, body, &limits, asker).await.err();
+        let kind = refused.as_ref().map(|error| error.kind());
+        assert_eq!(kind, (!allowed).then_some(Kind::Forbidden), "{content_type:?} {name}: {value}");
+        assert!(refused.is_none_or(|error| error.detail().message.contains(json)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stops_coming_is_given_up_and_a_slow_one_is_not() {
+    let read = async |pause: u64| {
+        let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+        let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
+        let pieces = stream::iter([r#"{"model""#, r#":"m","input""#, r#":"a"}"#]).then(move |piece| async move {
+            tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
+            Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(piece.as_bytes())))
+        });
+        parse(Route::Embed, &HeaderMap::new(), StreamBody::new(pieces), &limits, asker).await
+    };
+    assert!(read(29).await.is_ok());
+    let error = read(31).await.unwrap_err();
+    assert_eq!((error.kind(), error.detail().code), (Kind::Invalid, Some("request_timeout")));
+    assert_eq!(error.detail().status, Some(http::StatusCode::REQUEST_TIMEOUT));
 }
