@@ -157,6 +157,8 @@ pub struct Tools {
     pub count: usize,
     /// What the client demands of their use.
     pub choice: ToolChoice,
+    /// Whether one answer may call several; true where the client did not say.
+    pub parallel_tool_calls: bool,
 }
 
 /// `tool_choice` of a chat request.

@@ -257,7 +257,7 @@ fn tools(raw: Box<RawValue>) -> Result<Tools, String> {
         _ => None,
     };
     match count {
-        Some(count) => Ok(Tools { raw, count, choice: ToolChoice::Auto }),
+        Some(count) => Ok(Tools { raw, count, choice: ToolChoice::Auto, parallel_tool_calls: true }),
         None => Err("\"tools\" must be an array or a number".into()),
     }
 }
