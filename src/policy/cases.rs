@@ -144,7 +144,8 @@ struct CaseFacts {
 struct CaseStatus {
     ready: bool,
     queue_depth: u32,
-    queue_free: u32,
+    /// 64 unless given, of an upstream's model unlimited.
+    queue_free: Option<u32>,
     slots_busy: u32,
     kv_used_ratio: f32,
     breaker: String,
@@ -155,7 +156,7 @@ impl Default for CaseStatus {
         CaseStatus {
             ready: true,
             queue_depth: 0,
-            queue_free: 64,
+            queue_free: None,
             slots_busy: 0,
             kv_used_ratio: 0.0,
             breaker: "closed".into(),
@@ -175,17 +176,22 @@ struct Expect {
 impl CaseFacts {
     /// Every model that a condition reads is idle and ready unless the case says otherwise.
     fn build(&self, policy: &Policy) -> Result<Facts, String> {
-        let idle = CaseStatus::default().build()?;
-        let mut models: BTreeMap<ModelId, Status> = policy.watched().map(|model| (model.clone(), idle)).collect();
+        let mut models: BTreeMap<ModelId, Status> = BTreeMap::new();
+        for model in policy.watched() {
+            models.insert(model.clone(), CaseStatus::default().build(model)?);
+        }
         for (name, status) in &self.models {
-            models.insert(ModelId::new(name.as_str()), status.build()?);
+            let model = ModelId::new(name.as_str());
+            let status = status.build(&model)?;
+            models.insert(model, status);
         }
         Ok(Facts { models: models.into_iter().collect(), budget_left_usd: self.budget_left_usd })
     }
 }
 
 impl CaseStatus {
-    fn build(&self) -> Result<Status, String> {
+    fn build(&self, model: &ModelId) -> Result<Status, String> {
+        let unsaid = if model.is_local() { 64 } else { u32::MAX };
         let states = [Breaker::Closed, Breaker::Open, Breaker::HalfOpen];
         let Some(breaker) = states.into_iter().find(|state| state.name() == self.breaker) else {
             return Err(format!("unknown breaker \"{}\"; known: closed, open, half_open", self.breaker));
@@ -193,7 +199,7 @@ impl CaseStatus {
         Ok(Status {
             ready: self.ready,
             queue_depth: self.queue_depth,
-            queue_limit: self.queue_depth.saturating_add(self.queue_free),
+            queue_limit: self.queue_depth.saturating_add(self.queue_free.unwrap_or(unsaid)),
             slots_busy: self.slots_busy,
             slots: 0,
             kv_used_ratio: self.kv_used_ratio,

@@ -204,8 +204,8 @@ fn a_condition_that_fails_at_run_time_rejects_the_request() {
     let policy = compile(&when("10 / request.tools > 1")).unwrap();
     let decision = policy.decide(&chat(&["x"]), &facts());
     assert_eq!(decision.rule.as_ref(), "yes");
-    let Plan::Reject { status, message } = decision.plan else { panic!("not rejected") };
-    assert_eq!(status.as_u16(), 500);
+    let Plan::Reject { status, message, code } = decision.plan else { panic!("not rejected") };
+    assert_eq!((status.as_u16(), code), (500, "policy_failed"));
     assert!(message.contains("rule \"yes\" of policy \"p\""), "{message}");
 }
 
@@ -267,6 +267,13 @@ fn the_built_in_policy_takes_the_names_it_is_given() {
     assert!(matches!(decision.plan, Plan::Cascade { .. }), "{decision:?}");
     let odd = Policy::auto(&ModelId::new("local/a\"b"), &upstream, &names()).unwrap_err();
     assert!(odd[0].message.contains("must have no quotes"), "{odd:?}");
+}
+
+#[test]
+fn in_cases_as_in_life_an_upstream_has_no_queue() {
+    let case = r#"{"name":"a","request":{"text":"x"},"expect":{"rule":"yes"}}"#;
+    let condition = "models['up/mini'].queue_free == 4294967295 && models['small'].queue_free == 64";
+    assert_eq!(compile(&when(condition)).unwrap().check_cases("c.jsonl", case), []);
 }
 
 #[test]
