@@ -2,6 +2,7 @@
 
 mod fake;
 mod http2;
+mod refusals;
 mod retries;
 mod streams;
 
@@ -242,8 +243,6 @@ async fn an_upstreams_error_passes_through_unchanged() {
 #[tokio::test]
 async fn each_status_has_its_kind() {
     let table = [
-        (401, Kind::Unauthenticated, Retry::Elsewhere),
-        (403, Kind::Forbidden, Retry::Elsewhere),
         (404, Kind::NotFound, Retry::Elsewhere),
         (408, Kind::Timeout, Retry::Elsewhere),
         (413, Kind::TooLarge, Retry::Never),
@@ -304,6 +303,7 @@ async fn calls_are_counted_until_their_answer_ends() {
     let upstream = upstream(&[&fake]);
     let completion = upstream.start(streaming()).await.unwrap();
     assert_eq!((upstream.status().slots_busy, upstream.status().breaker), (1, Breaker::Closed));
+    assert_eq!((upstream.status().queue_depth, upstream.status().queue_limit), (0, u32::MAX), "nobody waits here");
     drop(completion);
     assert_eq!(upstream.status().slots_busy, 0);
 }
