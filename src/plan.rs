@@ -42,6 +42,8 @@ pub enum Plan {
         status: StatusCode,
         /// The message the client sees.
         message: Arc<str>,
+        /// The machine-readable reason: `rejected_by_policy`, or `policy_failed` where a condition failed.
+        code: &'static str,
     },
 }
 

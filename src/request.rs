@@ -157,6 +157,8 @@ pub struct Tools {
     pub count: usize,
     /// What the client demands of their use.
     pub choice: ToolChoice,
+    /// Whether one answer may call several; true where the client did not say.
+    pub parallel_tool_calls: bool,
 }
 
 /// `tool_choice` of a chat request.
@@ -255,7 +257,7 @@ pub struct Sampling {
     pub max_tokens: Option<u32>,
     /// 0 = greedy; at most 2.
     pub temperature: Option<f32>,
-    /// Nucleus: (0, 1].
+    /// Nucleus: [0, 1]; 0 = the most probable token only.
     pub top_p: Option<f32>,
     /// The k most probable tokens only; 0 = all. An extension, as are `min_p` and `repeat_penalty`.
     pub top_k: Option<u32>,
@@ -263,7 +265,7 @@ pub struct Sampling {
     pub min_p: Option<f32>,
     /// Fixes the random choices.
     pub seed: Option<u64>,
-    /// Texts that end the answer; at most 4, none empty; not part of the answer.
+    /// Texts that end the answer; at most 4, none empty, each at most 1 KiB; not part of the answer.
     pub stop: Vec<String>,
     /// [-2, 2], subtracted once from the logit of a token that was generated before.
     pub presence_penalty: Option<f32>,
@@ -271,7 +273,7 @@ pub struct Sampling {
     pub frequency_penalty: Option<f32>,
     /// Divides (or multiplies, if negative) the logit of a token seen before; 1 = none.
     pub repeat_penalty: Option<f32>,
-    /// Token id → [-100, 100], added to the logit.
+    /// Token id → [-100, 100], added to the logit; at most 1024.
     pub logit_bias: Vec<(u32, f32)>,
     /// How many answers; at least 1, at most 128.
     pub n: u32,

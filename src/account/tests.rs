@@ -337,7 +337,7 @@ async fn a_request_that_fails_before_its_model_is_known_names_no_model() {
 async fn skipped_and_rejected_leave_their_reasons() {
     let (book, meter) = open();
     meter.asked(&request(false));
-    let plan = Plan::Reject { status: StatusCode::FORBIDDEN, message: "no".into() };
+    let plan = Plan::Reject { status: StatusCode::FORBIDDEN, message: "no".into(), code: "rejected_by_policy" };
     meter.decided(&Decision { plan, ..decision(&[]) }, 1);
     meter.skipped(&model("up/large"), 0, Reason::Cannot);
     drop(meter);

@@ -1,20 +1,28 @@
 //! Reads a request's body: its declared form and length first, then its bytes, under a cap.
 //!
-//! A body that comes in one piece is not copied; one that comes in several is copied once. The
-//! result is UTF-8. `parse` calls it before anything is read as JSON.
+//! A body that comes in one piece is not copied; one that comes in several is copied once; one
+//! that stops coming is given up. The result is UTF-8. What a web page could send without being
+//! asked for leave is refused. `parse` calls it before anything is read as JSON.
 
 use std::fmt::Display;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use futures::FutureExt;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, ORIGIN};
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
 use http_body_util::BodyExt;
 
 use crate::error::{Error, Kind, Origin, Result};
 
-/// Reads the body. Not JSON by its head: 415; longer than `cap` bytes: 413, by its head alone if
-/// that says so; not UTF-8: 400.
+/// The longest wait for the next piece of a body.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Reads the body. Not JSON by its head: 415, or 403 where a web page sent it; longer than `cap`
+/// bytes: 413, by its head alone if that says so; no piece within 30 s: 408; not UTF-8: 400.
 pub(super) async fn read<B>(headers: &HeaderMap, body: B, cap: usize) -> Result<Bytes>
 where
     B: http_body::Body<Data = Bytes> + Send,
@@ -44,25 +52,37 @@ where
     let mut body = pin!(body);
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| broken(&error))?;
-        let Ok(data) = frame.into_data() else {
+    while let Some(frame) = next(&mut body).await? {
+        let Ok(piece) = frame.into_data() else {
             continue;
         };
-        if first.len().max(joined.len()) + data.len() > cap {
+        if first.len().max(joined.len()) + piece.len() > cap {
             return Err(too_large(cap));
         }
         if first.is_empty() {
-            first = data;
+            first = piece;
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(declared.unwrap_or(0).max(first.len() + data.len()));
+            joined.reserve(declared.unwrap_or(0).max(first.len() + piece.len()));
             joined.extend_from_slice(&first);
         }
-        joined.extend_from_slice(&data);
+        joined.extend_from_slice(&piece);
     }
     Ok(if joined.is_empty() { first } else { joined.freeze() })
+}
+
+/// The next frame; one that is here already costs no timer.
+async fn next<B>(body: &mut B) -> Result<Option<Frame<Bytes>>>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Display,
+{
+    let read = |frame: Option<std::result::Result<_, B::Error>>| frame.transpose().map_err(|error| broken(&error));
+    if let Some(frame) = body.frame().now_or_never() {
+        return read(frame);
+    }
+    read(tokio::time::timeout(LONGEST_PAUSE, body.frame()).await.map_err(|_| late())?)
 }
 
 /// What `curl -d` declares when nobody tells it better. The body may be JSON all the same.
@@ -75,7 +95,7 @@ fn check_type(headers: &HeaderMap) -> Result<bool> {
         return Err(unsupported("content-encoding", coding));
     }
     let Some(value) = headers.get(CONTENT_TYPE) else {
-        return Ok(false);
+        return check_sender(headers).map(|()| false);
     };
     let text = value.to_str().unwrap_or("not text");
     let essence = text.split(';').next().unwrap_or_default().trim();
@@ -83,9 +103,20 @@ fn check_type(headers: &HeaderMap) -> Result<bool> {
         return Ok(false);
     }
     if essence.eq_ignore_ascii_case(FORM) {
-        return Ok(true);
+        return check_sender(headers).map(|()| true);
     }
     Err(unsupported("content-type", text))
+}
+
+/// Refuses a web page. Any page may post a body that is not declared as JSON to any address, this
+/// machine's too, and have the operator pay; for JSON, browsers ask for leave first.
+fn check_sender(headers: &HeaderMap) -> Result<()> {
+    let site = header(headers, &FETCH_SITE).unwrap_or_default();
+    if !headers.contains_key(ORIGIN) && !matches!(site, "cross-site" | "same-site") {
+        return Ok(());
+    }
+    let message = "a web page must say what it sends; send JSON as content-type application/json";
+    Err(Error::new(Kind::Forbidden, Origin::Client, message))
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -100,6 +131,12 @@ fn unsupported(name: &str, value: &str) -> Error {
 fn too_large(cap: usize) -> Error {
     let message = format!("the body is longer than {cap} bytes; send less, or raise max_body in the configuration");
     Error::new(Kind::TooLarge, Origin::Client, message)
+}
+
+fn late() -> Error {
+    let message = format!("no more of the body came for {LONGEST_PAUSE:?}; send it without pauses");
+    let error = Error::new(Kind::Invalid, Origin::Client, message).code("request_timeout");
+    error.status(StatusCode::REQUEST_TIMEOUT)
 }
 
 fn broken(error: &dyn Display) -> Error {

@@ -14,7 +14,7 @@ use super::fields::{Fields, Integer, Taken, decode, integer, missing, note, set,
 use super::sampling::{Envelope, Opened, SamplingFields};
 use super::tools::{Choice, check_calls, check_tools};
 use crate::error::Error;
-use crate::request::{Chat, Format, Message, Role};
+use crate::request::{Chat, Format, Message, Role, Tools};
 
 /// The fields of a chat request.
 #[derive(Default)]
@@ -69,11 +69,13 @@ impl ChatFields<'_> {
         if self.modalities.is_some_and(|kinds| kinds.iter().any(|kind| kind != "text")) {
             upstream_only.get_or_insert_with(|| "modalities".to_owned());
         }
+        let parallel = self.parallel_tool_calls.unwrap_or(true);
+        let tools = check_tools(self.tools, self.tool_choice, &mut upstream_only)?;
         Ok(Chat {
             messages: check_messages(self.messages.ok_or_else(|| missing("messages"))?, &mut upstream_only)?,
-            tools: check_tools(self.tools, self.tool_choice, &mut upstream_only)?,
+            tools: tools.map(|tools| Tools { parallel_tool_calls: parallel, ..tools }),
             sampling,
-            format: check_format(self.response_format)?,
+            format: check_format(self.response_format, &mut upstream_only)?,
             upstream_only,
         })
     }
@@ -269,7 +271,7 @@ struct SchemaFields {
     schema: Box<RawValue>,
 }
 
-fn check_format(format: Option<&RawValue>) -> Result<Format, Error> {
+fn check_format(format: Option<&RawValue>, upstream_only: &mut Option<String>) -> Result<Format, Error> {
     let Some(raw) = format else {
         return Ok(Format::Text);
     };
@@ -287,9 +289,9 @@ fn check_format(format: Option<&RawValue>) -> Result<Format, Error> {
             }
             Ok(Format::JsonSchema(schema))
         }
-        kind => {
-            let what = format!("unknown form {kind:?}, expected one of text, json_object, json_schema");
-            Err(wrong(format!("{at}.type"), what))
+        _ => {
+            upstream_only.get_or_insert_with(|| at.to_owned());
+            Ok(Format::Text)
         }
     }
 }

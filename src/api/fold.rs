@@ -139,7 +139,7 @@ fn text<'a>(index: u32, choice: &'a Choice, shape: &Shape) -> TextChoice<'a> {
 
 fn embeddings(choices: &BTreeMap<u32, Choice>, usage: Option<Usage>, model: &str, base64: bool) -> Bytes {
     let form = |vector: &'_ [f32]| -> Vec<u8> { vector.iter().flat_map(|number| number.to_le_bytes()).collect() };
-    let data = choices.iter().map(|(index, choice)| EmbeddingForm {
+    let entries = choices.iter().map(|(index, choice)| EmbeddingForm {
         object: "embedding",
         index: *index,
         embedding: if base64 {
@@ -150,7 +150,7 @@ fn embeddings(choices: &BTreeMap<u32, Choice>, usage: Option<Usage>, model: &str
     });
     let prompt_tokens = usage.unwrap_or_default().prompt_tokens;
     let usage = EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens };
-    json(&EmbeddingList { object: "list", data: data.collect(), model, usage })
+    json(&EmbeddingList { object: "list", data: entries.collect(), model, usage })
 }
 
 /// Standard base64 with padding (RFC 4648, section 4).

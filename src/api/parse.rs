@@ -49,8 +49,9 @@ pub struct Asker {
 ///
 /// # Errors
 ///
-/// 413 `too_large` beyond `max_body`, 415 for another content type, else 400 with the path of the
-/// field at fault as `param`.
+/// 413 `too_large` beyond `max_body`, 415 for another content type, 403 for one that a web page may
+/// send unasked, 408 `request_timeout` where no piece of the body comes for 30 s, else 400 with the
+/// path of the field at fault as `param`.
 pub async fn parse<B>(
     route: Route,
     headers: &HeaderMap,

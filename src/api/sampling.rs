@@ -18,6 +18,10 @@ use crate::wire::openai::span;
 
 /// The longest name of a model, bytes.
 const LONGEST_NAME: usize = 256;
+/// The longest text that ends an answer, bytes.
+const LONGEST_STOP: usize = 1024;
+/// The most tokens that a request may bias.
+const MOST_BIASES: usize = 1024;
 
 /// The fields of every endpoint. The raw ones may have to change on the way to an upstream.
 #[derive(Default)]
@@ -133,13 +137,13 @@ impl SamplingFields {
         let penalty = "a number from -2 to 2";
         let max_tokens = integer("max_tokens", self.max_tokens, 1..=u32::MAX, positive)?;
         let max_completion = integer("max_completion_tokens", self.max_completion_tokens, 1..=u32::MAX, positive)?;
-        let share = "a number above 0, at most 1";
+        let share = "a number from 0 to 1";
         Ok(Sampling {
             max_tokens: max_completion.or(max_tokens),
             temperature: number("temperature", self.temperature, 0.0..=2.0, "a number from 0 to 2")?,
-            top_p: number("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, share)?,
+            top_p: number("top_p", self.top_p, 0.0..=1.0, share)?,
             top_k: integer("top_k", self.top_k, 0..=u32::MAX, "a whole number of at least 0")?,
-            min_p: number("min_p", self.min_p, 0.0..=1.0, "a number from 0 to 1")?,
+            min_p: number("min_p", self.min_p, 0.0..=1.0, share)?,
             seed: self.seed.map(|Integer(seed)| seed as u64),
             stop: check_stop(self.stop)?,
             presence_penalty: number("presence_penalty", self.presence_penalty, -2.0..=2.0, penalty)?,
@@ -164,11 +168,14 @@ fn check_stop(stop: Option<Texts>) -> Result<Vec<String>, Error> {
     if texts.len() > 4 {
         return Err(wrong("stop", format!("{} texts, expected at most 4", texts.len())));
     }
-    match texts.iter().position(String::is_empty) {
-        Some(at) if texts.len() > 1 => Err(wrong(format!("stop[{at}]"), "an empty text ends nothing")),
-        Some(_) => Err(wrong("stop", "an empty text ends nothing")),
-        None => Ok(texts),
+    let Some(at) = texts.iter().position(|text| text.is_empty() || text.len() > LONGEST_STOP) else {
+        return Ok(texts);
+    };
+    let param = if texts.len() > 1 { format!("stop[{at}]") } else { "stop".to_owned() };
+    if texts[at].is_empty() {
+        return Err(wrong(param, "an empty text ends nothing"));
     }
+    Err(wrong(param, format!("{} bytes, expected at most {LONGEST_STOP}", texts[at].len())))
 }
 
 /// A text, or an array of them.
@@ -214,6 +221,10 @@ impl<'de> Deserialize<'de> for Bias {
                     let Ok(token) = key.parse::<u32>() else {
                         return Err(A::Error::custom(format_args!("{key:?} is not a token id")));
                     };
+                    if bias.len() == MOST_BIASES {
+                        let most = format_args!("more than {MOST_BIASES} tokens, expected at most that many");
+                        return Err(A::Error::custom(most));
+                    }
                     let Number(addend) = map.next_value()?;
                     if !(-100.0..=100.0).contains(&addend) {
                         let range = "is out of range, expected a number from -100 to 100";

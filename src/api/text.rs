@@ -11,7 +11,7 @@ use super::sampling::{Envelope, Opened, SamplingFields};
 use crate::error::Error;
 use crate::request::{Embed, Prompt, Text};
 
-/// The most prompts or inputs of one request.
+/// The most prompts or inputs of one request, and the most answers.
 const MOST_INPUTS: usize = 2048;
 
 /// The fields of a legacy completion request.
@@ -58,12 +58,17 @@ impl TextFields<'_> {
             }
             upstream_only.get_or_insert_with(|| "best_of".to_owned());
         }
-        Ok(Text {
-            prompts: self.prompt.ok_or_else(|| missing("prompt"))?.check("prompt", true)?,
-            echo: self.echo.unwrap_or(false),
-            sampling,
-            upstream_only,
-        })
+        let prompts = self.prompt.ok_or_else(|| missing("prompt"))?.check("prompt", true)?;
+        let answers = prompts.len().saturating_mul(sampling.n as usize);
+        if answers > MOST_INPUTS {
+            let what = format!(
+                "{} answers to each of {} prompts, expected at most {MOST_INPUTS} answers",
+                sampling.n,
+                prompts.len()
+            );
+            return Err(wrong("n", what));
+        }
+        Ok(Text { prompts, echo: self.echo.unwrap_or(false), sampling, upstream_only })
     }
 }
 

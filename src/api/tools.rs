@@ -118,7 +118,8 @@ pub(super) fn check_tools(
         }
     };
     let offered = raw.filter(|_| !names.is_empty());
-    Ok(offered.map(|raw| Tools { raw: raw.to_owned(), count: names.len(), choice }))
+    let count = names.len();
+    Ok(offered.map(|raw| Tools { raw: raw.to_owned(), count, choice, parallel_tool_calls: true }))
 }
 
 fn check_function(function: Option<Function<'_>>, at: &str) -> Result<String, Error> {

@@ -40,16 +40,23 @@ impl Backends {
 /// Runs the plan; resolves when the first delta may be shown to the client, or nothing can be.
 ///
 /// Errors: of a direct plan the last target's, of a cascade the last stage's; where every target
-/// is passed over, the first refusal; of a refusing plan `rejected_by_policy`. Cancel-safe:
+/// is passed over, the first refusal; of a refusing plan its own code. Cancel-safe:
 /// dropping the future drops every attempt.
 pub async fn run(plan: Plan, request: Arc<Request>, backends: &Backends, meter: Meter) -> Result<Completion> {
     let asking = Asking { request, backends, meter };
     match plan {
         Plan::Direct { targets } => direct::run(&targets, &asking).await,
         Plan::Cascade { stages, on_failure } => cascade::run(&stages, on_failure, &asking).await,
-        Plan::Reject { status, message } => {
-            let error = Error::new(Kind::Forbidden, Origin::Gateway, &*message);
-            Err(error.status(status).code("rejected_by_policy"))
+        Plan::Reject { status, message, code } => {
+            let kind = match status.as_u16() {
+                401 => Kind::Unauthenticated,
+                404 => Kind::NotFound,
+                429 => Kind::RateLimited,
+                503 => Kind::Unavailable,
+                500..=599 => Kind::Internal,
+                _ => Kind::Forbidden,
+            };
+            Err(Error::new(kind, Origin::Gateway, &*message).status(status).code(code))
         }
     }
 }

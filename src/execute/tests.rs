@@ -254,12 +254,21 @@ mod direct_plans {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusing_plan_is_an_error_with_the_policys_status() {
-        let plan = Plan::Reject { status: StatusCode::IM_A_TEAPOT, message: "not here".into() };
-        let told = House::of(&[]).ask(plan).await;
-        let error = told.text.unwrap_err();
-        let detail = error.detail();
-        assert_eq!((detail.status, detail.code), (Some(StatusCode::IM_A_TEAPOT), Some("rejected_by_policy")));
-        assert_eq!((&*detail.message, detail.origin, detail.kind), ("not here", Origin::Gateway, Kind::Forbidden));
+        for (status, kind) in [
+            (418, Kind::Forbidden),
+            (401, Kind::Unauthenticated),
+            (404, Kind::NotFound),
+            (429, Kind::RateLimited),
+            (503, Kind::Unavailable),
+            (500, Kind::Internal),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let plan = Plan::Reject { status, message: "not here".into(), code: "why" };
+            let error = House::of(&[]).ask(plan).await.text.unwrap_err();
+            let detail = error.detail();
+            assert_eq!((detail.status, detail.code, detail.kind), (Some(status), Some("why"), kind));
+            assert_eq!((&*detail.message, detail.origin), ("not here", Origin::Gateway));
+        }
     }
 }
 

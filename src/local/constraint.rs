@@ -158,7 +158,7 @@ mod tests {
             }}},
             {"type": "function", "function": {"name": "now"}},
         ]);
-        Tools { raw: serde_json::value::to_raw_value(&tools).unwrap(), count: 2, choice }
+        Tools { raw: serde_json::value::to_raw_value(&tools).unwrap(), count: 2, choice, parallel_tool_calls: true }
     }
 
     #[test]

@@ -38,7 +38,10 @@ fn check_line(policy: &Policy, line: &str) -> Result<(), String> {
 
 fn run(policy: &Policy, case: Case) -> Result<(), String> {
     let facts = case.facts.build(policy)?;
-    let request = case.request.build()?;
+    let body = body(case.request.get())?;
+    let request: CaseRequest =
+        serde_json::from_str(case.request.get()).map_err(|error| format!("not a case: {error}"))?;
+    let request = request.build(body)?;
     case.expect.check(&policy.decide(&request, &facts))
 }
 
@@ -46,7 +49,7 @@ fn run(policy: &Policy, case: Case) -> Result<(), String> {
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
-    request: CaseRequest,
+    request: Box<RawValue>,
     #[serde(default)]
     facts: CaseFacts,
     expect: Expect,
@@ -69,13 +72,44 @@ struct CaseRequest {
     stream: bool,
     n: Option<u32>,
     max_tokens: Option<u32>,
+    /// More fields of the client's body; see [`body`].
+    #[serde(rename = "body")]
+    _body: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The body that the client would have sent: what the case says of it, and the fields of `body`.
+fn body(case: &str) -> Result<Bytes, String> {
+    use serde_json::{Map, Value, json};
+    let mut said: Map<String, Value> = serde_json::from_str(case).map_err(|error| format!("not a case: {error}"))?;
+    let kind = said.remove("kind");
+    for no_field in ["tenant", "headers", "images", "json"] {
+        said.remove(no_field);
+    }
+    if let Some(Value::Object(more)) = said.remove("body") {
+        said.extend(more);
+    }
+    if let Some(text) = said.remove("text") {
+        match kind.as_ref().and_then(Value::as_str) {
+            Some("text") => drop(said.insert("prompt".into(), text)),
+            Some("embed") => drop(said.insert("input".into(), text)),
+            _ => {
+                let messages = said.entry("messages").or_insert_with(|| json!([]));
+                messages.as_array_mut().into_iter().for_each(|all| all.push(json!({"role": "user", "content": text})));
+            }
+        }
+    }
+    serde_json::to_vec(&said).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CaseMessage {
     role: String,
+    #[serde(default)]
     content: Content,
+    name: Option<String>,
+    tool_calls: Option<Box<RawValue>>,
+    tool_call_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +117,12 @@ struct CaseMessage {
 enum Content {
     Text(String),
     Parts(Vec<ContentPart>),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Content::Text(String::new())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,7 +144,8 @@ struct CaseFacts {
 struct CaseStatus {
     ready: bool,
     queue_depth: u32,
-    queue_free: u32,
+    /// 64 unless given, of an upstream's model unlimited.
+    queue_free: Option<u32>,
     slots_busy: u32,
     kv_used_ratio: f32,
     breaker: String,
@@ -115,7 +156,7 @@ impl Default for CaseStatus {
         CaseStatus {
             ready: true,
             queue_depth: 0,
-            queue_free: 64,
+            queue_free: None,
             slots_busy: 0,
             kv_used_ratio: 0.0,
             breaker: "closed".into(),
@@ -135,17 +176,22 @@ struct Expect {
 impl CaseFacts {
     /// Every model that a condition reads is idle and ready unless the case says otherwise.
     fn build(&self, policy: &Policy) -> Result<Facts, String> {
-        let idle = CaseStatus::default().build()?;
-        let mut models: BTreeMap<ModelId, Status> = policy.watched().map(|model| (model.clone(), idle)).collect();
+        let mut models: BTreeMap<ModelId, Status> = BTreeMap::new();
+        for model in policy.watched() {
+            models.insert(model.clone(), CaseStatus::default().build(model)?);
+        }
         for (name, status) in &self.models {
-            models.insert(ModelId::new(name.as_str()), status.build()?);
+            let model = ModelId::new(name.as_str());
+            let status = status.build(&model)?;
+            models.insert(model, status);
         }
         Ok(Facts { models: models.into_iter().collect(), budget_left_usd: self.budget_left_usd })
     }
 }
 
 impl CaseStatus {
-    fn build(&self) -> Result<Status, String> {
+    fn build(&self, model: &ModelId) -> Result<Status, String> {
+        let unsaid = if model.is_local() { 64 } else { u32::MAX };
         let states = [Breaker::Closed, Breaker::Open, Breaker::HalfOpen];
         let Some(breaker) = states.into_iter().find(|state| state.name() == self.breaker) else {
             return Err(format!("unknown breaker \"{}\"; known: closed, open, half_open", self.breaker));
@@ -153,7 +199,7 @@ impl CaseStatus {
         Ok(Status {
             ready: self.ready,
             queue_depth: self.queue_depth,
-            queue_limit: self.queue_depth.saturating_add(self.queue_free),
+            queue_limit: self.queue_depth.saturating_add(self.queue_free.unwrap_or(unsaid)),
             slots_busy: self.slots_busy,
             slots: 0,
             kv_used_ratio: self.kv_used_ratio,
@@ -163,7 +209,7 @@ impl CaseStatus {
 }
 
 impl CaseRequest {
-    fn build(self) -> Result<Request, String> {
+    fn build(self, body: Bytes) -> Result<Request, String> {
         let model = self.model.clone().unwrap_or_else(|| "auto".into());
         let tenant = self.tenant.as_deref().map_or_else(TenantId::anonymous, TenantId::new);
         let headers = self.headers.iter();
@@ -175,7 +221,7 @@ impl CaseRequest {
             stream: self.stream,
             headers: headers.collect(),
             ask: self.ask()?,
-            body: ClientBody { bytes: Bytes::new(), ..ClientBody::default() },
+            body: ClientBody { bytes: body, ..ClientBody::default() },
             authorization: None,
         })
     }
@@ -217,7 +263,7 @@ fn tools(raw: Box<RawValue>) -> Result<Tools, String> {
         _ => None,
     };
     match count {
-        Some(count) => Ok(Tools { raw, count, choice: ToolChoice::Auto }),
+        Some(count) => Ok(Tools { raw, count, choice: ToolChoice::Auto, parallel_tool_calls: true }),
         None => Err("\"tools\" must be an array or a number".into()),
     }
 }
@@ -228,15 +274,21 @@ impl CaseMessage {
         let Some(role) = roles.into_iter().find(|role| role.name() == self.role) else {
             return Err(format!("unknown role \"{}\"; known: system, user, assistant, tool", self.role));
         };
+        let said = Message {
+            name: self.name,
+            tool_calls: self.tool_calls,
+            tool_call_id: self.tool_call_id,
+            ..message(role, String::new())
+        };
         let parts = match self.content {
-            Content::Text(text) => return Ok(message(role, text)),
+            Content::Text(text) => return Ok(Message { text, ..said }),
             Content::Parts(parts) => parts,
         };
         let texts: Vec<&str> =
             parts.iter().filter(|part| part.r#type == "text").map(|part| part.text.as_str()).collect();
         let images = parts.iter().filter(|part| part.r#type == "image_url").count();
         let other_parts = parts.len() - texts.len() - images;
-        Ok(Message { images, other_parts, ..message(role, texts.join("\n")) })
+        Ok(Message { images, other_parts, text: texts.join("\n"), ..said })
     }
 }
 

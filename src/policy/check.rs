@@ -22,15 +22,15 @@ const FUNCTIONS: [&str; 4] = ["size", "int", "double", "string"];
 pub(super) struct Checker<'c, 'n> {
     vocabulary: &'c Vocabulary<'n>,
     text: &'c str,
-    info: &'c SourceInfo,
+    places: &'c SourceInfo,
     words: Vec<Word>,
     flaws: Vec<Flaw>,
     depth: usize,
 }
 
 impl<'c, 'n> Checker<'c, 'n> {
-    pub(super) fn new(vocabulary: &'c Vocabulary<'n>, text: &'c str, info: &'c SourceInfo) -> Self {
-        Checker { vocabulary, text, info, words: Vec::new(), flaws: Vec::new(), depth: 0 }
+    pub(super) fn new(vocabulary: &'c Vocabulary<'n>, text: &'c str, places: &'c SourceInfo) -> Self {
+        Checker { vocabulary, text, places, words: Vec::new(), flaws: Vec::new(), depth: 0 }
     }
 
     /// The words that the expression names now, or its flaws.
@@ -40,7 +40,7 @@ impl<'c, 'n> Checker<'c, 'n> {
 
     /// Notes a flaw that stands where the expression does.
     pub(super) fn flaw(&mut self, at: &Expression, message: impl Into<String>) {
-        let start = self.info.offset_for(at.id).map_or(0, |(start, _)| start as usize);
+        let start = self.places.offset_for(at.id).map_or(0, |(start, _)| start as usize);
         let line = self.text.chars().take(start).filter(|c| *c == '\n').count();
         self.flaws.push(Flaw { line, message: message.into() });
     }

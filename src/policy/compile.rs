@@ -192,7 +192,7 @@ impl<'s> Compiler<'s, '_> {
         });
         let message = self.form.required(&reject, "message");
         let message = message.and_then(|entry| self.form.text(&reject.title, "message", entry));
-        Some(Plan::Reject { status: status?, message: message?.into() })
+        Some(Plan::Reject { status: status?, message: message?.into(), code: "rejected_by_policy" })
     }
 
     fn cascade(&mut self, then: &Section<'_, 's>) -> Option<Plan> {

@@ -49,8 +49,8 @@ impl Condition {
     /// Parses and checks the text; every flaw is reported.
     pub(super) fn compile(text: &str, vocabulary: &Vocabulary<'_>) -> Result<Condition, Vec<Flaw>> {
         let env = vocabulary.env().map_err(|message| vec![Flaw { line: 0, message }])?;
-        let (mut expression, info) = parse(&env, text)?;
-        let mut checker = Checker::new(vocabulary, text, &info);
+        let (mut expression, places) = parse(&env, text)?;
+        let mut checker = Checker::new(vocabulary, text, &places);
         if let Some(found) = checker.check(&mut expression)
             && found != Type::Bool
         {
@@ -79,9 +79,9 @@ impl Condition {
     }
 
     fn evaluate(&self, scope: &dyn VariableResolver) -> Result<bool, String> {
-        let mut context = Context::with_env(Arc::clone(&self.env));
-        context.set_variable_resolver(scope);
-        let value = Value::resolve_val(&self.expression, &context).map_err(|e| e.to_string())?;
+        let mut values = Context::with_env(Arc::clone(&self.env));
+        values.set_variable_resolver(scope);
+        let value = Value::resolve_val(&self.expression, &values).map_err(|e| e.to_string())?;
         match value.downcast_ref::<CelBool>() {
             Some(value) => Ok(*value.inner()),
             None => Err(format!("the result is a {}, not a bool", value.get_type().name())),

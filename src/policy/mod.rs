@@ -9,6 +9,7 @@ mod cases;
 mod check;
 mod compile;
 mod condition;
+mod decoded;
 mod form;
 mod language;
 mod pattern;
@@ -177,7 +178,8 @@ impl Policy {
         let (policy, rule) = (&self.name, &outcome.rule);
         tracing::error!(%policy, %rule, reason, "a policy's condition failed; the request is rejected");
         let message = format!("the condition of rule \"{rule}\" of policy \"{policy}\" failed; see the log");
-        let plan = Plan::Reject { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() };
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        let plan = Plan::Reject { status, message: message.into(), code: "policy_failed" };
         Decision { policy: Arc::clone(policy), rule: Arc::clone(rule), plan }
     }
 }

@@ -1,47 +1,54 @@
 //! Finds what looks like a secret: keys, tokens, card and account numbers, passwords.
 //!
 //! Simple patterns, checked by checksum where there is one. Promises: linear in the text's
-//! length, overlapping finds count once. Misses what has no form of its own. The list stands in
-//! `docs/policy.md`. Called by `signals` when a condition asks for `request.secrets`.
+//! length, one pass where nothing is found, overlapping finds count once. Misses what has no form
+//! of its own. The list stands in `docs/policy.md`. Called by `signals` when a condition asks for
+//! `request.secrets`.
 
 use std::ops::Range;
 
-use regex::Regex;
+use regex::{Regex, RegexSet};
 
 /// Confirms a find, and may shorten it; `None`: it only looked like one.
 type Confirm = fn(&str, Range<usize>) -> Option<Range<usize>>;
 
+/// A word may begin after an escaped line end or tab too: texts quote JSON and source.
 const PATTERNS: [(&str, Confirm); 10] = [
     (r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----", always),
-    (r"(?-u:\b)(?:AKIA|ASIA)[0-9A-Z]{16}(?-u:\b)", always),
-    (r"(?-u:\b)(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22}|glpat-[A-Za-z0-9_-]{20})", always),
-    (r"(?-u:\b)(?:sk-[A-Za-z0-9_-]{20}|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{30})", always),
-    (r"(?-u:\b)xox[abeoprs]-[A-Za-z0-9-]{10}", always),
-    (r"(?-u:\b)eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", always),
-    (r"(?-u:\b)[2-6][0-9](?:[ -]?[0-9]){11,17}(?-u:\b)", card),
-    (r"(?-u:\b)[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}(?-u:\b)", account),
-    (r"(?-u:\b)[0-9]{3}-[0-9]{2}-[0-9]{4}(?-u:\b)", social_security),
+    (r"(?:(?-u:\b)|\\[nrt])(?:AKIA|ASIA)[0-9A-Z]{16}(?-u:\b)", always),
+    (r"(?:(?-u:\b)|\\[nrt])(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22}|glpat-[A-Za-z0-9_-]{20})", always),
+    (r"(?:(?-u:\b)|\\[nrt])(?:sk-[A-Za-z0-9_-]{20}|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{30})", always),
+    (r"(?:(?-u:\b)|\\[nrt])xox[abeoprs]-[A-Za-z0-9-]{10}", always),
+    (r"(?:(?-u:\b)|\\[nrt])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", always),
+    (r"(?:(?-u:\b)|\\[nrt])[2-6][0-9](?:[ -]?[0-9]){11,17}(?-u:\b)", card),
+    (r"(?:(?-u:\b)|\\[nrt])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}(?-u:\b)", account),
+    (r"(?:(?-u:\b)|\\[nrt])[0-9]{3}-[0-9]{2}-[0-9]{4}(?-u:\b)", social_security),
     (
-        r#"(?i)(?:password|passwd|passphrase|pwd|secret|api[_-]?key|access[_-]?token)["']?[ \t]*[:=][ \t]*(?:"[^"\s]{4,}"|'[^'\s]{4,}'|[^\s"'<>(){}\[\],;]{6,})"#,
+        r#"(?i)(?:password|passwd|passphrase|pwd|secret|api[_-]?key|access[_-]?token)\\*["']?[ \t]*[:=][ \t]*(?:\\*"[^"\s]{4,}"|'[^'\s]{4,}'|[^\s"'<>(){}\[\],;]{6,})"#,
         password,
     ),
 ];
 
 /// The compiled patterns.
 #[derive(Debug)]
-pub(super) struct Detectors(Vec<(Regex, Confirm)>);
+pub(super) struct Detectors {
+    /// All at once, to see which are worth a look.
+    any: RegexSet,
+    each: Vec<(Regex, Confirm)>,
+}
 
 impl Detectors {
     pub(super) fn build() -> Result<Detectors, regex::Error> {
+        let any = RegexSet::new(PATTERNS.map(|(text, _)| text))?;
         let compiled = PATTERNS.iter().map(|(text, confirm)| Ok((Regex::new(text)?, *confirm)));
-        compiled.collect::<Result<_, _>>().map(Detectors)
+        Ok(Detectors { any, each: compiled.collect::<Result<_, regex::Error>>()? })
     }
 
     /// How many secrets stand in the text.
     pub(super) fn count(&self, text: &str) -> usize {
         let mut finds: Vec<Range<usize>> = Vec::new();
-        for (pattern, confirm) in &self.0 {
-            finds.extend(pattern.find_iter(text).filter_map(|find| confirm(text, find.range())));
+        for (pattern, confirm) in self.any.matches(text).into_iter().filter_map(|at| self.each.get(at)) {
+            finds.extend(pattern.find_iter(text).filter_map(|find| confirm(text, word(find.as_str(), find.range()))));
         }
         finds.sort_by_key(|find| find.start);
         let mut end = 0;
@@ -52,6 +59,12 @@ impl Detectors {
         }
         apart
     }
+}
+
+/// The find without the escape before its first word.
+fn word(found: &str, find: Range<usize>) -> Range<usize> {
+    let escape = if found.starts_with('\\') { 2 } else { 0 };
+    find.start + escape..find.end
 }
 
 fn always(_: &str, find: Range<usize>) -> Option<Range<usize>> {
@@ -114,7 +127,7 @@ fn password(text: &str, find: Range<usize>) -> Option<Range<usize>> {
     let value = found.split_once([':', '='])?.1;
     let code = text.get(find.end..)?.starts_with(['(', '[']);
     let assigned = found.contains('=');
-    let quoted = value.trim_start().starts_with(['"', '\'']);
+    let quoted = value.trim_start_matches([' ', '\t', '\\']).starts_with(['"', '\'']);
     let digit = value.chars().any(|c| c.is_ascii_digit());
     (quoted || (!code && (assigned || digit))).then_some(find)
 }
@@ -150,6 +163,10 @@ mod tests {
             "Password: hunter2",
             "\"api_key\": \"abcd-efgh\"",
             "DB_PASSWORD='s3cr'",
+            r#"{\"password\":\"hunter-two\"}"#,
+            r"first line\nAKIAIOSFODNN7EXAMPLE\nthird",
+            r"a\tDE89370400440532013000\r\n",
+            r"a\n123-45-6789",
         ] {
             assert_eq!(count(text), 1, "{text}");
         }

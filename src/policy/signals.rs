@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelString};
 use cel::common::value::CowVal;
 
-use super::language;
 use super::secrets::Detectors;
 use super::vocabulary::Signal;
+use super::{decoded, language};
 use crate::request::{Ask, Chat, Format, Message, Prompt, Request, Role, Sampling};
 
 /// Tokens that a chat template adds around each message, about.
@@ -70,11 +70,11 @@ impl<'r> Reading<'r> {
         }
     }
 
-    /// How many secrets the detectors find in everything the request says.
+    /// How many secrets the detectors find in everything that an upstream would get.
     pub(super) fn secrets(&self, detectors: &Detectors) -> i64 {
         *self.secrets.get_or_init(|| {
-            let found: usize = self.texts().into_iter().map(|text| detectors.count(text)).sum();
-            count(found)
+            let body = String::from_utf8_lossy(&self.request.body.bytes);
+            count(detectors.count(&decoded::text(&body)))
         })
     }
 

@@ -4,7 +4,7 @@ mod problems;
 
 use super::*;
 use crate::plan::{HoldBack, OnFailure};
-use crate::request::{Ask, Chat, ClientBody, Embed, Message, Prompt, Role, Sampling, TenantId};
+use crate::request::{Ask, Chat, ClientBody, Embed, Message, Prompt, Role, Sampling, TenantId, Text};
 
 const PLACE: &str = "policies/p.toml";
 
@@ -44,13 +44,21 @@ fn message(role: Role, text: &str) -> Message {
 }
 
 fn request(ask: Ask) -> Request {
+    let said: Vec<&str> = match &ask {
+        Ask::Chat(chat) => chat.messages.iter().map(|message| message.text.as_str()).collect(),
+        Ask::Text(Text { prompts, .. }) | Ask::Embed(Embed { inputs: prompts, .. }) => prompts
+            .iter()
+            .filter_map(|prompt| if let Prompt::Text(text) = prompt { Some(&**text) } else { None })
+            .collect(),
+    };
+    let body = ClientBody { bytes: serde_json::json!({ "said": said }).to_string().into(), ..ClientBody::default() };
     Request {
         id: "r".into(),
         tenant: TenantId::new("acme"),
         model: "auto".into(),
         stream: true,
         ask,
-        body: ClientBody::default(),
+        body,
         headers: [("x-team".to_owned(), "red".to_owned())].into(),
         authorization: None,
     }
@@ -141,6 +149,46 @@ fn an_absent_header_is_empty_and_an_absent_max_tokens_is_minus_one() {
 }
 
 #[test]
+fn a_secret_is_found_wherever_it_stands_in_the_body() {
+    let policy = compile(&when("request.secrets == 1")).unwrap();
+    let key = "AKIAIOSFODNN7EXAMPLE";
+    let arguments = serde_json::json!({ "password": "hunter22" }).to_string();
+    let script = serde_json::json!({ "script": format!("cd /\n{key}\n") }).to_string();
+    let call = |arguments: &str| serde_json::json!([{"id": "c", "function": {"name": "f", "arguments": arguments}}]);
+    let mut asked = chat(&[]);
+    for body in [
+        serde_json::json!({"tool_choice": "none", "tools": [{"function": {"description": key}}]}),
+        serde_json::json!({"functions": [{"name": "f", "parameters": {"properties": {key: {}}}}]}),
+        serde_json::json!({"prompt": "a", "suffix": format!("b\n{key}")}),
+        serde_json::json!({"prediction": {"type": "content", "content": [{"type": "text", "text": key}]}}),
+        serde_json::json!({"response_format": {"json_schema": {"schema": {"enum": [key]}}}}),
+        serde_json::json!({"messages": [{"role": "user", "content": "hi", "name": key}]}),
+        serde_json::json!({"messages": [{"role": "assistant", "content": "hi", "refusal": key}]}),
+        serde_json::json!({"messages": [{"role": "user", "content": [{"type": "hologram", "of": key}]}]}),
+        serde_json::json!({"messages": [{"role": "assistant", "tool_calls": call(&arguments)}]}),
+        serde_json::json!({"messages": [{"role": "assistant", "tool_calls": call(&script)}]}),
+    ] {
+        asked.body.bytes = body.to_string().into();
+        assert_eq!(policy.decide(&asked, &facts()).rule.as_ref(), "yes", "{body}");
+    }
+}
+
+#[test]
+fn what_the_body_is_made_of_is_no_secret() {
+    let policy = compile(&when("request.secrets == 0")).unwrap();
+    let mut asked = chat(&[]);
+    for body in [
+        r#"{"seed":4111111111111111,"messages":[{"role":"user","content":"hi"}]}"#,
+        r#"{"messages":[{"role":"user","content":[{"type":"text","text":"tell me the password:"}]},{"role":"user"}]}"#,
+        r#"{"tools":[{"function":{"parameters":{"properties":{"password":{"type":"string"}},"required":["password"]}}}]}"#,
+        r#"{"content":[{"image_url":{"url":"data:image/png;base64,AKIAIOSFODNN7EXAMPLE"}}]}"#,
+    ] {
+        asked.body.bytes = body.into();
+        assert_eq!(policy.decide(&asked, &facts()).rule.as_ref(), "yes", "{body}");
+    }
+}
+
+#[test]
 fn only_what_a_condition_reaches_is_computed() {
     let asked = chat(&["password: hunter2"]);
     let policy = compile(&when("request.tools > 0 && (request.secrets > 0 || request.language == 'en')")).unwrap();
@@ -156,8 +204,8 @@ fn a_condition_that_fails_at_run_time_rejects_the_request() {
     let policy = compile(&when("10 / request.tools > 1")).unwrap();
     let decision = policy.decide(&chat(&["x"]), &facts());
     assert_eq!(decision.rule.as_ref(), "yes");
-    let Plan::Reject { status, message } = decision.plan else { panic!("not rejected") };
-    assert_eq!(status.as_u16(), 500);
+    let Plan::Reject { status, message, code } = decision.plan else { panic!("not rejected") };
+    assert_eq!((status.as_u16(), code), (500, "policy_failed"));
     assert!(message.contains("rule \"yes\" of policy \"p\""), "{message}");
 }
 
@@ -219,6 +267,13 @@ fn the_built_in_policy_takes_the_names_it_is_given() {
     assert!(matches!(decision.plan, Plan::Cascade { .. }), "{decision:?}");
     let odd = Policy::auto(&ModelId::new("local/a\"b"), &upstream, &names()).unwrap_err();
     assert!(odd[0].message.contains("must have no quotes"), "{odd:?}");
+}
+
+#[test]
+fn in_cases_as_in_life_an_upstream_has_no_queue() {
+    let case = r#"{"name":"a","request":{"text":"x"},"expect":{"rule":"yes"}}"#;
+    let condition = "models['up/mini'].queue_free == 4294967295 && models['small'].queue_free == 64";
+    assert_eq!(compile(&when(condition)).unwrap().check_cases("c.jsonl", case), []);
 }
 
 #[test]

@@ -11,14 +11,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::endpoint::Visit;
-use super::failure::{silent, told, unavailable};
+use super::failure::{Asked, Failure, Outcome, silent, told, unavailable};
 use crate::error::{Error, Result};
 use crate::request::{Delta, Part, Usage};
 use crate::wire::openai::{is_finish, scan};
@@ -58,8 +58,8 @@ impl Patience {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.sleep.as_mut().poll(context)
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.sleep.as_mut().poll(cx)
     }
 }
 
@@ -120,7 +120,7 @@ enum Phase {
 /// A streamed answer.
 #[derive(Debug)]
 pub(super) struct Events {
-    upstream: Arc<str>,
+    asked: Arc<Asked>,
     body: Incoming,
     decoder: Decoder,
     patience: Patience,
@@ -129,16 +129,18 @@ pub(super) struct Events {
     /// The last chunk with choices: says whether the answer was complete.
     last: Bytes,
     phase: Phase,
+    /// Whether the upstream told an error.
+    told: bool,
     /// Counts the call as running until the answer is dropped.
-    _visit: Visit,
+    _visit: Option<Visit>,
 }
 
 impl Events {
     /// The events of `body`. `patience` is armed for the first one; after each piece it is
     /// `idle` long.
-    pub(super) fn new(upstream: Arc<str>, body: Incoming, patience: Patience, idle: Duration, visit: Visit) -> Self {
+    pub(super) fn new(asked: Arc<Asked>, body: Incoming, patience: Patience, idle: Duration) -> Self {
         Events {
-            upstream,
+            asked,
             body,
             decoder: Decoder::default(),
             patience,
@@ -146,8 +148,23 @@ impl Events {
             usage: None,
             last: Bytes::new(),
             phase: Phase::Flowing,
-            _visit: visit,
+            told: false,
+            _visit: None,
         }
+    }
+
+    /// The first delta. The endpoint is to blame where none comes, unless an error is told.
+    pub(super) async fn first(&mut self) -> Outcome<Delta> {
+        match self.next().await {
+            Some(Ok(delta)) => Ok(delta),
+            Some(Err(error)) => Err(Failure::last(error, !self.told)),
+            None => Err(Failure::last(self.broken("its stream is empty"), true)),
+        }
+    }
+
+    /// The same events; the call counts as running until they are dropped.
+    pub(super) fn during(self, visit: Visit) -> Self {
+        Events { _visit: Some(visit), ..self }
     }
 
     /// What an event gives: nothing for marks, else a delta.
@@ -161,12 +178,12 @@ impl Events {
             return Ok(None);
         }
         if event.error {
-            return Err(told(&self.upstream, &event.data));
+            return Err(self.tell(event.data));
         }
         let found = scan(&event.data)
             .map_err(|error| self.broken(&format!("an event of the stream is no JSON object: {error}")))?;
         if found.error {
-            return Err(told(&self.upstream, &event.data));
+            return Err(self.tell(event.data));
         }
         self.usage = found.usage_value.or(self.usage);
         if !found.choices_empty {
@@ -205,16 +222,21 @@ impl Events {
         Delta::new(0, Part::End(self.usage))
     }
 
-    fn broken(&self, what: &str) -> Error {
-        unavailable(&self.upstream, what)
+    fn tell(&mut self, error: Bytes) -> Error {
+        self.told = true;
+        told(&self.asked, error)
     }
 
-    fn poll_delta(&mut self, context: &mut Context<'_>) -> Poll<Result<Delta>> {
+    fn broken(&self, what: &str) -> Error {
+        unavailable(&self.asked.upstream, what)
+    }
+
+    fn poll_delta(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delta>> {
         loop {
             if let Some(delta) = self.decoded()? {
                 return Poll::Ready(Ok(delta));
             }
-            match Pin::new(&mut self.body).poll_frame(context) {
+            match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(_)) if self.phase == Phase::Done => return Poll::Ready(Ok(self.end())),
                 Poll::Ready(Some(Ok(frame))) => {
                     self.patience.renew(self.idle);
@@ -225,11 +247,11 @@ impl Events {
                 Poll::Ready(None) => return Poll::Ready(self.finished()),
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(self.broken("the stream broke off"))),
                 Poll::Pending => {
-                    ready!(self.patience.poll(context));
+                    ready!(self.patience.poll(cx));
                     return Poll::Ready(if self.phase == Phase::Done {
                         Ok(self.end())
                     } else {
-                        Err(silent(&self.upstream, self.patience.limit))
+                        Err(silent(&self.asked.upstream, self.patience.limit))
                     });
                 }
             }
@@ -240,11 +262,11 @@ impl Events {
 impl Stream for Events {
     type Item = Result<Delta>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.phase == Phase::Over {
             return Poll::Ready(None);
         }
-        let delta = ready!(self.poll_delta(context));
+        let delta = ready!(self.poll_delta(cx));
         if delta.is_err() {
             self.phase = Phase::Over;
         }

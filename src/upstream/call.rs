@@ -1,9 +1,10 @@
 //! One call of an upstream, from the request's bytes to the first delta, with its retries.
 //!
 //! [`Upstream::start`] splices the model's name into the client's own bytes, then tries: choose an
-//! endpoint, send, wait for the head and for the first event. A failure before that is tried
-//! again as [`Failure`] advises, within the call's count and the upstream's budget; after it,
-//! nothing is. Everything runs in the caller's future, so dropping it drops the connection.
+//! endpoint, send, wait for the head and for the first event. A failure before the head of a 2xx is
+//! tried again as [`Failure`] advises, within the call's count and the upstream's budget; after it
+//! nothing is, since the answer may be paid for, but until the first delta it still counts for the
+//! endpoint's breaker. Everything runs in the caller's future, so dropping it drops the connection.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use futures::{FutureExt, StreamExt};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, Response, Uri};
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 use super::answer::{Cut, Events, LONGEST_ANSWER, Patience, read_whole};
 use super::config::{ApiKey, Config};
 use super::endpoint::{Endpoint, Endpoints, Tried, Visit};
-use super::failure::{Again, Failure, Outcome, passed_headers, silent, told, unavailable};
+use super::failure::{Again, Asked, Failure, Outcome, passed_headers, silent, told, unavailable};
 use super::retry::Budget;
 use crate::backend::{Backend, Breaker, Call, Completion, Status};
 use crate::error::{Error, Kind, Origin, Result, Retry};
@@ -48,6 +49,8 @@ pub struct Upstream {
     name: Arc<str>,
     /// `Authorization` with the operator's key.
     authorization: Option<HeaderValue>,
+    /// Who is asked where the key is not the client's.
+    asked: Arc<Asked>,
     endpoints: Endpoints,
     budget: Budget,
 }
@@ -60,10 +63,19 @@ impl fmt::Debug for Upstream {
 
 /// What is sent, whichever endpoint it goes to.
 struct Outgoing<'a> {
+    asked: Arc<Asked>,
     ask: &'a Ask,
     stream: bool,
     headers: HeaderMap,
     body: Bytes,
+}
+
+/// An answer that has begun.
+enum Begun {
+    /// It came whole.
+    Whole([Delta; 2]),
+    /// The first delta is here.
+    Streamed(Delta, Events),
 }
 
 impl Upstream {
@@ -79,7 +91,9 @@ impl Upstream {
             ApiKey::None | ApiKey::Missing { .. } | ApiKey::Client => None,
         };
         let endpoints = Endpoints::build(&config)?;
-        Ok(Upstream { name: config.name.as_str().into(), authorization, endpoints, budget: Budget::default(), config })
+        let name: Arc<str> = config.name.as_str().into();
+        let asked = Arc::new(Asked::new(Arc::clone(&name), &config.api_key, None));
+        Ok(Upstream { name, authorization, asked, endpoints, budget: Budget::default(), config })
     }
 
     /// What it was made from.
@@ -116,7 +130,8 @@ impl Upstream {
         let mut request = compose(endpoint, &endpoint.models, headers, Bytes::new());
         *request.method_mut() = Method::GET;
         let mut patience = Patience::new(PROBE_TIMEOUT);
-        let response = self.exchange(endpoint, request, &mut patience).await.map_err(|failure| failure.error)?;
+        let response = self.exchange(&self.asked, endpoint, request, &mut patience).await;
+        let response = response.map_err(|failure| failure.error)?;
         let body = self.read(response.into_body(), &mut patience, PROBE_TIMEOUT).await?;
         parse_models(&body).map_err(|error| self.bad(&format!("its list of models cannot be read: {error}")))
     }
@@ -136,8 +151,7 @@ impl Upstream {
                 Ok(completion) => return Ok(completion),
                 Err(failure) => failure,
             };
-            let untried = tried.count() < self.endpoints.list().len();
-            let wait = failure.wait(&self.config, retries, untried);
+            let wait = failure.wait(&self.config, retries, self.endpoints.untried(&tried));
             let Some(wait) = wait.filter(|_| retries < self.config.retries && self.budget.spend()) else {
                 return Err(failure.error);
             };
@@ -161,7 +175,15 @@ impl Upstream {
         headers.insert(ACCEPT, if stream { EVENT_STREAM } else { JSON });
         headers.extend(HeaderValue::from_str(&request.id).ok().map(|id| (REQUEST_ID, id)));
         headers.extend(self.key(request.authorization.as_ref())?.map(|key| (AUTHORIZATION, key)));
-        Ok(Outgoing { ask: &request.ask, stream, headers, body: splice(&request.body, rest, stream) })
+        let asked = self.asked(request.authorization.as_ref());
+        Ok(Outgoing { asked, ask: &request.ask, stream, headers, body: splice(&request.body, rest, stream) })
+    }
+
+    fn asked(&self, client: Option<&Secret>) -> Arc<Asked> {
+        if self.config.api_key != ApiKey::Client {
+            return Arc::clone(&self.asked);
+        }
+        Arc::new(Asked::new(Arc::clone(&self.name), &self.config.api_key, client))
     }
 
     fn key(&self, of_client: Option<&Secret>) -> Result<Option<HeaderValue>> {
@@ -177,27 +199,36 @@ impl Upstream {
         })
     }
 
-    /// One try: to the head, where another may follow, and on to the first delta, where none may.
+    /// One try, on to the first delta; up to there the endpoint's breaker counts what goes wrong.
     async fn attempt(&self, outgoing: &Outgoing<'_>, model: &ModelId, mut visit: Visit) -> Outcome<Completion> {
-        let mut patience = Patience::new(self.config.first_byte_timeout);
-        let response = self.converse(outgoing, &visit.endpoint, &mut patience).await;
-        match &response {
+        let begun = self.begin(outgoing, &visit.endpoint).await;
+        match &begun {
             Err(failure) if failure.blame => visit.fail(),
             Ok(_) | Err(_) => visit.succeed(),
         }
-        let (head, body) = response?.into_parts();
-        let deltas = if outgoing.stream && !has_media(&head.headers, "json") {
-            patience.renew(self.config.first_byte_timeout);
-            self.streamed(Events::new(Arc::clone(&self.name), body, patience, self.config.idle_timeout, visit)).await
-        } else if !outgoing.stream && has_media(&head.headers, "event-stream") {
-            Err(self.bad("it answered with a stream though none was asked for"))
-        } else {
-            self.read(body, &mut patience, self.config.idle_timeout)
-                .await
-                .and_then(|body| self.whole(body, outgoing.stream))
+        let (headers, begun) = begun?;
+        let deltas = match begun {
+            Begun::Whole(deltas) => stream::iter(deltas.map(Ok)).boxed(),
+            Begun::Streamed(first, events) => stream::iter([Ok(first)]).chain(events.during(visit)).boxed(),
         };
-        let headers = passed_headers(&head.headers, false);
-        deltas.map(|deltas| Completion { model: model.clone(), headers, deltas }).map_err(Failure::last)
+        Ok(Completion { model: model.clone(), headers, deltas })
+    }
+
+    /// To the head, where another try may follow, and on to the first delta, where none may.
+    async fn begin(&self, outgoing: &Outgoing<'_>, endpoint: &Endpoint) -> Outcome<(HeaderMap, Begun)> {
+        let mut patience = Patience::new(self.config.first_byte_timeout);
+        let (head, body) = self.converse(outgoing, endpoint, &mut patience).await?.into_parts();
+        let begun = if outgoing.stream && !has_media(&head.headers, "json") {
+            patience.renew(self.config.first_byte_timeout);
+            let mut events = Events::new(Arc::clone(&outgoing.asked), body, patience, self.config.idle_timeout);
+            Begun::Streamed(events.first().await?, events)
+        } else if !outgoing.stream && has_media(&head.headers, "event-stream") {
+            return Err(Failure::last(self.bad("it answered with a stream though none was asked for"), true));
+        } else {
+            let body = self.read(body, &mut patience, self.config.idle_timeout).await;
+            self.whole(body.map_err(|error| Failure::last(error, true))?, outgoing)?
+        };
+        Ok((passed_headers(&head.headers, false), begun))
     }
 
     /// Sends the request; once more, at once, where a pooled connection turns out to be closed.
@@ -210,9 +241,9 @@ impl Upstream {
         let uri = endpoint.uri(outgoing.ask);
         let request = || compose(endpoint, uri, outgoing.headers.clone(), outgoing.body.clone());
         let sent = Instant::now();
-        match self.exchange(endpoint, request(), patience).await {
+        match self.exchange(&outgoing.asked, endpoint, request(), patience).await {
             Err(failure) if failure.again == Again::Stale && sent.elapsed() < STALE => {
-                self.exchange(endpoint, request(), patience).await
+                self.exchange(&outgoing.asked, endpoint, request(), patience).await
             }
             other => other,
         }
@@ -221,6 +252,7 @@ impl Upstream {
     /// Sends a request and waits for a head with status 2xx.
     async fn exchange(
         &self,
+        asked: &Asked,
         endpoint: &Endpoint,
         request: http::Request<Full<Bytes>>,
         patience: &mut Patience,
@@ -237,7 +269,7 @@ impl Upstream {
             Ok(body) | Err(Cut::TooLong(body)) => body,
             Err(Cut::Silent(_) | Cut::Broken) => Bytes::new(),
         };
-        Err(Failure::status(&self.name, head.status, &head.headers, body))
+        Err(Failure::status(asked, head.status, &head.headers, body))
     }
 
     async fn read(&self, body: Incoming, patience: &mut Patience, idle: Duration) -> Result<Bytes> {
@@ -249,20 +281,15 @@ impl Upstream {
     }
 
     /// The deltas of an answer that came whole.
-    fn whole(&self, body: Bytes, stream: bool) -> Result<BoxStream<'static, Result<Delta>>> {
-        let found = scan(&body).map_err(|error| self.bad(&format!("its answer is no JSON object: {error}")))?;
+    fn whole(&self, body: Bytes, outgoing: &Outgoing<'_>) -> Outcome<Begun> {
+        let bad = |what: &str| Failure::last(self.bad(what), true);
+        let found = scan(&body).map_err(|error| bad(&format!("its answer is no JSON object: {error}")))?;
         if found.error {
-            return Err(told(&self.name, &body));
+            return Err(Failure::last(told(&outgoing.asked, body), false));
         }
-        let raw = if stream { chunk_of(&body).ok_or_else(|| self.bad("its answer has no choices"))? } else { body };
+        let raw = if outgoing.stream { chunk_of(&body).ok_or_else(|| bad("its answer has no choices"))? } else { body };
         let delta = Delta { choice: 0, part: Part::Raw, raw: Some(raw) };
-        Ok(stream::iter([Ok(delta), Ok(Delta::new(0, Part::End(found.usage_value)))]).boxed())
-    }
-
-    /// The deltas of an answer that comes as a stream, once the first is here.
-    async fn streamed(&self, mut events: Events) -> Result<BoxStream<'static, Result<Delta>>> {
-        let first = events.next().await.unwrap_or_else(|| Err(self.bad("its stream is empty")))?;
-        Ok(stream::iter([Ok(first)]).chain(events).boxed())
+        Ok(Begun::Whole([delta, Delta::new(0, Part::End(found.usage_value))]))
     }
 
     fn bad(&self, what: &str) -> Error {
@@ -279,6 +306,7 @@ impl Backend for Upstream {
         let breaker = self.endpoints.breaker();
         Status {
             ready: self.unready().is_none() && breaker != Breaker::Open,
+            queue_limit: u32::MAX,
             slots_busy: self.endpoints.busy(),
             breaker,
             ..Status::default()

@@ -43,10 +43,10 @@ impl Endpoint {
             return Err(wrong(config, "an endpoint must have neither credentials nor a query; use `api_key`"));
         }
         let plain = *scheme == Scheme::HTTP;
-        let base = address.path().trim_end_matches('/');
+        let prefix = address.path().trim_end_matches('/');
         let path = |rest: &str| {
             let mut parts = address.clone().into_parts();
-            parts.path_and_query = PathAndQuery::try_from(format!("{base}{rest}")).ok();
+            parts.path_and_query = PathAndQuery::try_from(format!("{prefix}{rest}")).ok();
             Uri::from_parts(parts).map_err(|error| wrong(config, &format!("endpoint \"{address}\": {error}")))
         };
         Ok(Endpoint {
@@ -105,7 +105,7 @@ impl Endpoints {
     pub(super) fn choose(&self, tried: &mut Tried) -> Option<Visit> {
         let now = Instant::now();
         let count = self.list.len();
-        let first_try = tried.count() == 0;
+        let first_try = tried.0 == 0;
         let turn = self.turn.fetch_add(usize::from(first_try), Ordering::Relaxed);
         loop {
             let admitting = (0..count)
@@ -118,6 +118,12 @@ impl Endpoints {
                 return Some(Visit::new(Arc::clone(&self.list[best]), trial));
             }
         }
+    }
+
+    /// Whether an address not in `tried` admits a call.
+    pub(super) fn untried(&self, tried: &Tried) -> bool {
+        let now = Instant::now();
+        self.list.iter().enumerate().any(|(at, endpoint)| !tried.has(at) && endpoint.breaker.would_admit(now))
     }
 
     /// Closed if calls flow to any address, else half-open if any may be tried.
@@ -150,11 +156,6 @@ impl Tried {
 
     fn has(&self, at: usize) -> bool {
         self.0 & (1 << at) != 0
-    }
-
-    /// How many.
-    pub(super) fn count(&self) -> usize {
-        self.0.count_ones() as usize
     }
 }
 

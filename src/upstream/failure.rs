@@ -1,9 +1,11 @@
 //! What went wrong with one try, as an error for the client and as advice for `call`: whether
 //! and when to try again, and whether the endpoint is to blame.
 //!
-//! An upstream's own error answer is kept whole and passed through; keys are in none of this.
+//! An upstream's own error answer is kept and passed through, except one about the operator's key;
+//! keys are in none of this, even where the upstream quotes one.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -11,13 +13,70 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, StatusCode};
 use hyper_util::client::legacy;
 
-use super::config::Config;
+use super::config::{ApiKey, Config};
 use super::retry::{asked_wait, backoff};
 use crate::error::{Error, Kind, Origin, Passed, Retry};
+use crate::request::Secret;
 use crate::wire::openai::ErrorBody;
 
 /// Longest text of an upstream that is put into a message, bytes.
 const LONGEST_TEXT: usize = 512;
+/// A shorter key may be a word of any text, and is hardly a secret.
+const SHORTEST_KEY: usize = 6;
+/// What stands for a key that an upstream quotes.
+const HIDDEN: &str = "[key]";
+const TOO_LONG: &str = "context_length_exceeded";
+
+/// Who is asked, and with which key: what errors are told of.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The upstream's name.
+    pub(super) upstream: Arc<str>,
+    key: Option<Secret>,
+    /// Whether the key is the client's own, so that its refusal concerns the client.
+    of_client: bool,
+}
+
+impl Asked {
+    /// `client` is the client's `Authorization`.
+    pub(super) fn new(upstream: Arc<str>, key: &ApiKey, client: Option<&Secret>) -> Self {
+        let of_client = *key == ApiKey::Client;
+        let key = match key {
+            ApiKey::Value(key) => Some(key.clone()),
+            ApiKey::Client => client.and_then(|given| given.expose().split_whitespace().last()).map(Secret::new),
+            ApiKey::None | ApiKey::Missing { .. } => None,
+        };
+        Asked { upstream, key, of_client }
+    }
+
+    /// An upstream's text without the key, spelt as it is or escaped.
+    fn redact(&self, body: Bytes) -> Bytes {
+        let Some(key) = self.key.as_ref().map(Secret::expose).filter(|key| key.len() >= SHORTEST_KEY) else {
+            return body;
+        };
+        let text = String::from_utf8_lossy(&body);
+        let shown = if text.contains(key) { text.replace(key, HIDDEN).into() } else { body.clone() };
+        match ErrorBody::parse(&shown) {
+            Some(told) if told.message.contains(key) => {
+                ErrorBody { message: told.message.replace(key, HIDDEN), ..told }.render()
+            }
+            Some(_) | None => shown,
+        }
+    }
+
+    /// The upstream refused the operator's key, or to be asked without one: nothing of the client's.
+    fn refused(&self, status: StatusCode, told: Option<&ErrorBody>) -> Failure {
+        let what = match &self.key {
+            Some(_) => format!("refused its key (status {})", status.as_u16()),
+            None => format!("refused a call without a key (status {}); set its api_key", status.as_u16()),
+        };
+        let upstream = &*self.upstream;
+        let said = told.map(|told| short(&told.message));
+        tracing::warn!(upstream, said, "{what}");
+        let error = Error::new(Kind::Unavailable, Origin::Upstream, format!("upstream \"{upstream}\" {what}"));
+        Failure::last(error.retry(Retry::Elsewhere).code("upstream_unauthorized"), false)
+    }
+}
 
 /// Whether the same upstream may be asked again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,9 +127,15 @@ impl Failure {
     }
 
     /// An answer with a status other than 2xx.
-    pub(super) fn status(upstream: &str, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
+    pub(super) fn status(of: &Asked, status: StatusCode, headers: &HeaderMap, body: Bytes) -> Self {
+        let body = of.redact(body);
         let told = ErrorBody::parse(&body);
-        let quota_spent = told.as_ref().is_some_and(|told| told.code.as_deref() == Some("insufficient_quota"));
+        if matches!(status.as_u16(), 401 | 403) && !of.of_client {
+            return of.refused(status, told.as_ref());
+        }
+        let code = told.as_ref().and_then(|told| told.code.as_deref());
+        let quota_spent = code == Some("insufficient_quota");
+        let too_long = code == Some(TOO_LONG);
         let asked = asked_wait(headers, SystemTime::now());
         let (kind, retry) = match status.as_u16() {
             401 => (Kind::Unauthenticated, Retry::Elsewhere),
@@ -80,13 +145,18 @@ impl Failure {
             408 | 504 => (Kind::Timeout, Retry::Elsewhere),
             429 => (Kind::RateLimited, asked.map_or(Retry::Elsewhere, Retry::After)),
             409 => (Kind::Unavailable, Retry::Elsewhere),
+            // Another model's context may be longer.
+            400 if too_long => (Kind::Invalid, Retry::Elsewhere),
             400..=499 => (Kind::Invalid, Retry::Never),
             _ => (Kind::Unavailable, asked.map_or(Retry::Elsewhere, Retry::After)),
         };
         let transient = matches!(status.as_u16(), 408 | 409 | 429 | 500 | 502 | 503 | 504 | 529) && !quota_spent;
         let text = told.as_ref().map_or_else(|| format!("status {status}"), |told| told.message.clone());
-        let mut error =
-            Error::new(kind, Origin::Upstream, format!("upstream \"{upstream}\": {}", short(&text))).retry(retry);
+        let message = format!("upstream \"{}\": {}", of.upstream, short(&text));
+        let mut error = Error::new(kind, Origin::Upstream, message).retry(retry);
+        if too_long {
+            error = error.code(TOO_LONG);
+        }
         if let Some(param) = told.and_then(|told| told.param) {
             error = error.param(param);
         }
@@ -108,9 +178,9 @@ impl Failure {
         }
     }
 
-    /// The head had come: the endpoint works, and a second answer may cost as much again.
-    pub(super) fn last(error: Error) -> Self {
-        Failure { error, again: Again::Never, blame: false }
+    /// Nothing is to be tried again here: after the head, a second answer may cost as much again.
+    pub(super) fn last(error: Error, blame: bool) -> Self {
+        Failure { error, again: Again::Never, blame }
     }
 }
 
@@ -126,9 +196,10 @@ pub(super) fn silent(upstream: &str, limit: Duration) -> Error {
 }
 
 /// The error that an error event or an error body in a 200 tells.
-pub(super) fn told(upstream: &str, body: &[u8]) -> Error {
-    let text = ErrorBody::parse(body).map_or_else(|| String::from_utf8_lossy(body).into_owned(), |told| told.message);
-    unavailable(upstream, short(&text))
+pub(super) fn told(of: &Asked, body: Bytes) -> Error {
+    let body = of.redact(body);
+    let text = ErrorBody::parse(&body).map_or_else(|| String::from_utf8_lossy(&body).into_owned(), |told| told.message);
+    unavailable(&of.upstream, short(&text))
 }
 
 /// The headers of an upstream that a client may see.

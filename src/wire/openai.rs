@@ -83,8 +83,11 @@ fn is_empty(json: &str) -> bool {
     inside.is_some_and(|inside| inside.trim_ascii().is_empty())
 }
 
+/// More tokens than this no answer has.
+const MOST_TOKENS: u64 = 1_000_000_000;
+
 /// Reads a `usage` object. Missing, `null` and odd counts are 0; `None` where neither the
-/// prompt's nor the completion's count is there.
+/// prompt's nor the completion's count is there, or one is beyond belief.
 pub fn parse_usage(json: &str) -> Option<Usage> {
     #[derive(Deserialize)]
     struct Counts<'a> {
@@ -106,7 +109,7 @@ pub fn parse_usage(json: &str) -> Option<Usage> {
     let counts: Counts<'_> = serde_json::from_str(json).ok()?;
     let prompt = counts.prompt_tokens.and_then(count);
     let completion = counts.completion_tokens.and_then(count);
-    if prompt.is_none() && completion.is_none() {
+    if prompt.is_none() && completion.is_none() || prompt.max(completion) > Some(MOST_TOKENS) {
         return None;
     }
     let cached = counts

@@ -186,7 +186,7 @@ fn weather_tools(choice: ToolChoice) -> Option<Tools> {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     }}]);
     let raw = serde_json::value::to_raw_value(&tools).expect("JSON");
-    Some(Tools { raw, count: 1, choice })
+    Some(Tools { raw, count: 1, choice, parallel_tool_calls: true })
 }
 
 fn weather(choice: ToolChoice) -> Ask {

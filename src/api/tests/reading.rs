@@ -1,7 +1,7 @@
 //! What is read of a request. What is refused stands in `tests/bad_input.rs`.
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{Full, StreamBody};
@@ -109,6 +109,34 @@ async fn sampling_is_read_as_given() {
 }
 
 #[tokio::test]
+async fn what_a_client_may_ask_for_is_bounded() {
+    let biases = |count: usize| (0..count).map(|token| format!("\"{token}\":1")).collect::<Vec<_>>().join(",");
+    let bias = |count: usize| format!(r#"{{"model":"m","prompt":"a","logit_bias":{{{}}}}}"#, biases(count));
+    let stop = |length: usize| format!(r#"{{"model":"m","prompt":"a","stop":["a","{}"]}}"#, "s".repeat(length));
+    let answers = |n: usize, prompts: usize| {
+        format!(r#"{{"model":"m","n":{n},"prompt":[{}"a"]}}"#, r#""a","#.repeat(prompts - 1))
+    };
+    for allowed in [
+        bias(1024),
+        stop(1024),
+        answers(128, 16),
+        answers(1, 2048),
+        r#"{"model":"m","prompt":"a","top_p":0}"#.to_owned(),
+    ] {
+        assert!(read(Route::Text, &allowed).await.is_ok(), "{allowed:.80}");
+    }
+    for (body, param, says) in [
+        (bias(1025), "logit_bias", "at most that many"),
+        (stop(1025), "stop[1]", "1025 bytes, expected at most 1024"),
+        (answers(128, 17), "n", "128 answers to each of 17 prompts, expected at most 2048"),
+    ] {
+        let error = read(Route::Text, &body).await.unwrap_err();
+        assert_eq!((error.kind(), error.detail().param.as_deref()), (Kind::Invalid, Some(param)));
+        assert!(error.detail().message.contains(says), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn messages_are_read_in_every_form() {
     let chat = messages(
         r#"[{"role":"developer","content":"rules","name":"op"},
@@ -144,6 +172,11 @@ async fn tools_are_counted_and_the_choice_is_read() {
     assert_eq!(chat(&with(named)).await.tools.unwrap().choice, ToolChoice::Function("f".to_owned()));
     assert_eq!(chat(&with(r#","tool_choice":"required""#)).await.tools.unwrap().choice, ToolChoice::Required);
     assert!(chat(&with(r#","tool_choice":"none""#)).await.tools.is_none());
+    for (said, parallel) in
+        [("", true), (r#","parallel_tool_calls":true"#, true), (r#","parallel_tool_calls":false"#, false)]
+    {
+        assert_eq!(chat(&with(said)).await.tools.unwrap().parallel_tool_calls, parallel, "{said}");
+    }
     assert!(chat(r#","tools":[],"tool_choice":"auto""#).await.tools.is_none());
 }
 
@@ -167,6 +200,7 @@ async fn what_only_an_upstream_knows_is_noted_and_not_refused() {
         (r#","prediction":{}"#, Some("prediction")),
         (r#","web_search_options":{}"#, Some("web_search_options")),
         (r#","functions":[],"audio":{}"#, Some("functions")),
+        (r#","response_format":{"type":"grammar","grammar":"g"}"#, Some("response_format")),
         (r#","tools":[{"type":"custom","custom":{"name":"x"}}]"#, Some("tools")),
         (
             r#","tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"allowed_tools"}"#,
@@ -239,4 +273,48 @@ async fn what_curl_declares_is_taken_if_it_is_an_object() {
     headers.insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
     let body = Full::new(Bytes::from_static(br#" {"model":"m","input":"a"}"#));
     assert!(parse(Route::Embed, &headers, body, &limits, asker).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_web_page_must_declare_json() {
+    let json = "application/json";
+    let form = "application/x-www-form-urlencoded";
+    for (content_type, name, value, allowed) in [
+        (Some(form), "origin", "https://evil.example", false),
+        (Some(form), "origin", "null", false),
+        (None, "origin", "https://evil.example", false),
+        (None, "sec-fetch-site", "cross-site", false),
+        (Some(form), "sec-fetch-site", "same-site", false),
+        (Some(form), "sec-fetch-site", "none", true),
+        (Some(json), "origin", "https://app.example", true),
+        (Some(json), "sec-fetch-site", "cross-site", true),
+    ] {
+        let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+        let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        headers.extend(content_type.map(|text| (http::header::CONTENT_TYPE, text.parse().unwrap())));
+        let body = Full::new(Bytes::from_static(br#"{"model":"m","input":"a"}"#));
+        let refused = parse(Route::Embed, &headers, body, &limits, asker).await.err();
+        let kind = refused.as_ref().map(|error| error.kind());
+        assert_eq!(kind, (!allowed).then_some(Kind::Forbidden), "{content_type:?} {name}: {value}");
+        assert!(refused.is_none_or(|error| error.detail().message.contains(json)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stops_coming_is_given_up_and_a_slow_one_is_not() {
+    let read = async |pause: u64| {
+        let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+        let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
+        let pieces = stream::iter([r#"{"model""#, r#":"m","input""#, r#":"a"}"#]).then(move |piece| async move {
+            tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
+            Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(piece.as_bytes())))
+        });
+        parse(Route::Embed, &HeaderMap::new(), StreamBody::new(pieces), &limits, asker).await
+    };
+    assert!(read(29).await.is_ok());
+    let error = read(31).await.unwrap_err();
+    assert_eq!((error.kind(), error.detail().code), (Kind::Invalid, Some("request_timeout")));
+    assert_eq!(error.detail().status, Some(http::StatusCode::REQUEST_TIMEOUT));
 }

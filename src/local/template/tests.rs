@@ -53,7 +53,7 @@ fn message(wire: Wire) -> Message {
 
 fn offered(raw: Box<RawValue>) -> Tools {
     let count = from_str::<Vec<Json>>(raw.get()).unwrap().len();
-    Tools { raw, count, choice: ToolChoice::Auto }
+    Tools { raw, count, choice: ToolChoice::Auto, parallel_tool_calls: true }
 }
 
 fn chat(messages: Vec<Wire>, tools: Option<Box<RawValue>>) -> Chat {
@@ -111,7 +111,7 @@ fn a_template_that_ignores_tools_does_not_support_them() {
 fn tools_of_an_empty_offer_are_not_rendered() {
     let mut with_none = question();
     let raw = RawValue::from_string("[{\"never\": \"shown\"}]".to_owned()).unwrap();
-    with_none.tools = Some(Tools { raw, count: 0, choice: ToolChoice::Auto });
+    with_none.tools = Some(Tools { raw, count: 0, choice: ToolChoice::Auto, parallel_tool_calls: true });
     let template = compile(CODER_05);
     assert_eq!(template.render(&with_none).unwrap(), template.render(&question()).unwrap());
 }

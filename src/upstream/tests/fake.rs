@@ -90,7 +90,7 @@ struct Script {
 /// The server; it runs as long as the test.
 #[derive(Debug)]
 pub(super) struct Fake {
-    pub(super) base: Uri,
+    pub(super) address: Uri,
     script: Arc<Script>,
     seen: mpsc::UnboundedReceiver<Seen>,
     left: mpsc::UnboundedReceiver<()>,
@@ -100,7 +100,7 @@ impl Fake {
     /// Gives the replies in order, the last one for ever.
     pub(super) async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
+        let address = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
         let (seen_in, seen) = mpsc::unbounded_channel();
         let (left_in, left) = mpsc::unbounded_channel();
         let replies = Mutex::new(replies.into_iter().collect());
@@ -113,7 +113,7 @@ impl Fake {
                 tasks.spawn(converse(socket, Arc::clone(&shared)));
             }
         });
-        Fake { base, script, seen, left }
+        Fake { address, script, seen, left }
     }
 
     pub(super) fn accepts(&self) -> usize {

@@ -2,6 +2,7 @@
 
 mod fake;
 mod http2;
+mod refusals;
 mod retries;
 mod streams;
 
@@ -22,7 +23,7 @@ const ANSWER: &str = r#"{"model":"m","choices":[{"message":{"content":"hi"}}],"n
 const USAGE: Usage = Usage { prompt_tokens: 7, cached_tokens: 0, completion_tokens: 2 };
 
 fn config(fakes: &[&Fake]) -> Config {
-    let mut config = Config::new("up", fakes.iter().map(|fake| fake.base.clone()).collect());
+    let mut config = Config::new("up", fakes.iter().map(|fake| fake.address.clone()).collect());
     config.backoff = Duration::from_millis(1);
     config
 }
@@ -97,7 +98,7 @@ async fn an_answer_passes_through_byte_for_byte_with_its_usage() {
     assert_eq!(seen.header("accept"), Some("application/json"));
     assert_eq!(seen.header("x-client-request-id"), Some("req-1"));
     assert_eq!(seen.header("user-agent"), Some(concat!("weir/", env!("CARGO_PKG_VERSION"))));
-    assert_eq!(seen.header("host"), Some(fake.base.authority().unwrap().as_str()));
+    assert_eq!(seen.header("host"), Some(fake.address.authority().unwrap().as_str()));
     assert_eq!(seen.header("authorization"), None);
 }
 
@@ -201,7 +202,7 @@ async fn connections_are_used_again() {
 async fn models_are_listed() {
     let mut fake = Fake::start([Reply::json(r#"{"data":[{"id":"a"},{"id":"org/b"}]}"#)]).await;
     let dead: http::Uri = "http://127.0.0.1:1/v1".parse().unwrap();
-    let endpoints = vec![dead, fake.base.clone()];
+    let endpoints = vec![dead, fake.address.clone()];
     let upstream =
         Upstream::new(Config { endpoints, api_key: ApiKey::Value(Secret::new("sk")), ..config(&[]) }).unwrap();
     assert_eq!(upstream.probe().await.unwrap(), ["a", "org/b"]);
@@ -242,8 +243,6 @@ async fn an_upstreams_error_passes_through_unchanged() {
 #[tokio::test]
 async fn each_status_has_its_kind() {
     let table = [
-        (401, Kind::Unauthenticated, Retry::Elsewhere),
-        (403, Kind::Forbidden, Retry::Elsewhere),
         (404, Kind::NotFound, Retry::Elsewhere),
         (408, Kind::Timeout, Retry::Elsewhere),
         (413, Kind::TooLarge, Retry::Never),
@@ -304,6 +303,7 @@ async fn calls_are_counted_until_their_answer_ends() {
     let upstream = upstream(&[&fake]);
     let completion = upstream.start(streaming()).await.unwrap();
     assert_eq!((upstream.status().slots_busy, upstream.status().breaker), (1, Breaker::Closed));
+    assert_eq!((upstream.status().queue_depth, upstream.status().queue_limit), (0, u32::MAX), "nobody waits here");
     drop(completion);
     assert_eq!(upstream.status().slots_busy, 0);
 }

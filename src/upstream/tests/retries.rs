@@ -1,7 +1,7 @@
 //! Retries, their limits, time-outs and the breaker.
 
 use super::*;
-use crate::upstream::failure::Failure;
+use crate::upstream::failure::{Asked, Failure};
 
 fn failing(status: u16, head: &str) -> Reply {
     Reply::whole(status, head, r#"{"error":{"message":"later"}}"#)
@@ -74,7 +74,8 @@ fn the_wait_is_the_one_asked_for() {
     let config = config(&[]);
     let failure = |seconds: &str| {
         let headers = [(http::header::RETRY_AFTER, seconds.parse().unwrap())].into_iter().collect();
-        Failure::status("up", StatusCode::SERVICE_UNAVAILABLE, &headers, Bytes::new())
+        let asked = Asked::new("up".into(), &ApiKey::None, None);
+        Failure::status(&asked, StatusCode::SERVICE_UNAVAILABLE, &headers, Bytes::new())
     };
     assert_eq!(failure("4").wait(&config, 0, false), Some(Duration::from_secs(4)));
     assert_eq!(failure("11").wait(&config, 0, false), None);
@@ -90,6 +91,40 @@ async fn a_failed_endpoint_gives_way_to_the_next() {
         upstream.start(call(chat())).await.unwrap();
     }
     assert_eq!((bad.unseen(), good.unseen()), (2, 4), "they begin in turn");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_out_of_order_does_not_spare_the_wait_for_another() {
+    let down = Fake::start([failing(500, "")]).await;
+    let busy = Fake::start([Reply::json(ANSWER), failing(503, "retry-after: 3600\r\n")]).await;
+    let breaker_cool_down = Duration::from_secs(3600);
+    let upstream = Upstream::new(Config { breaker_failures: 1, breaker_cool_down, ..config(&[&down, &busy]) }).unwrap();
+    upstream.start(call(chat())).await.unwrap();
+    assert_eq!((down.unseen(), busy.unseen()), (1, 1));
+    let error = upstream.start(call(chat())).await.unwrap_err();
+    assert_eq!(error.detail().retry, Retry::After(Duration::from_secs(3600)));
+    assert_eq!((down.unseen(), busy.unseen()), (1, 2), "it is not asked again before it wants to be");
+}
+
+#[tokio::test]
+async fn an_answer_that_fails_before_its_first_delta_counts_for_the_breaker() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 99\r\n\r\n";
+    let told = "data: {\"error\":{\"message\":\"no\"}}\n\n";
+    for (reply, breaker) in [
+        (Reply::raw(&[head], Then::Hang), Breaker::Open),
+        (Reply::raw(&[head, ": ping\n\n"], Then::Close), Breaker::Open),
+        (Reply::stream(&["data: nonsense\n\n"]), Breaker::Open),
+        (Reply::stream(&[told]), Breaker::Closed),
+        (Reply::cut(&["data: {}\n\n"]), Breaker::Closed),
+    ] {
+        let first_byte_timeout = Duration::from_millis(50);
+        let fake = Fake::start([reply.clone()]).await;
+        let patient = Config { breaker_failures: 1, first_byte_timeout, ..config(&[&fake]) };
+        let upstream = Upstream::new(Config { idle_timeout: first_byte_timeout, ..patient }).unwrap();
+        let begun = upstream.start(streaming()).await;
+        assert_eq!(upstream.status().breaker, breaker, "{reply:?}: {begun:?}");
+        assert_eq!(fake.unseen(), 1);
+    }
 }
 
 #[tokio::test]
@@ -143,7 +178,7 @@ async fn nobody_there_is_unavailable() {
 #[tokio::test]
 async fn a_silent_server_times_out_at_each_step() {
     let no_tls = Fake::start([Reply::raw(&[], Then::Hang)]).await;
-    let address = no_tls.base.to_string().replace("http:", "https:").parse().unwrap();
+    let address = no_tls.address.to_string().replace("http:", "https:").parse().unwrap();
     let tiny = Duration::from_millis(20);
     let tls = Config { endpoints: vec![address], connect_timeout: tiny, retries: 0, ..config(&[]) };
     let error = Upstream::new(tls).unwrap().start(call(chat())).await.unwrap_err();
