@@ -453,6 +453,35 @@ mod degraded {
         }
     }
 
+    /// A long answer, doubtful from its first token, of 200 tokens in 20 s.
+    fn long_doubt() -> Vec<Step> {
+        let more = (0..199).flat_map(|_| [Step::Wait(10 * SOON), say("x", &[-0.1])]);
+        [say("x", &[-5.0])].into_iter().chain(more).chain([end(5, 200)]).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_answer_is_read_while_the_next_stage_is_asked() {
+        let (local, up) = (fake(long_doubt()), fake([Step::Wait(LONG), Step::Fail(down(Retry::Elsewhere))]));
+        let house = House::of(&[(LOCAL, &local), (UP, &up)]);
+        let mut asked = Box::pin(house.ask(cascade(min_gate(HoldBack::All), OnFailure::Local)));
+        assert!(timeout(LONG / 2, &mut asked).await.is_err());
+        assert_eq!((local.given(), local.canceled()), (201, 0), "whole, and its slot is free");
+        let told = asked.await;
+        assert_eq!((told.text(), told.degraded), (&*"x".repeat(200), Some("upstream-failed")));
+        assert_eq!(told.receipt.e2e, LONG, "nothing was left to wait for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_of_a_kept_answer_in_vain_is_wasted() {
+        let (local, up) = (fake(long_doubt()), fake([Step::Wait(LONG), say("big", &[]), end(10, 1)]));
+        let house = House::of(&[(LOCAL, &local), (UP, &up)]);
+        let told = house.ask(cascade(min_gate(HoldBack::All), OnFailure::Local)).await;
+        let small = &told.receipt.attempts[0];
+        assert_eq!((told.text(), small.outcome, small.wasted), ("big", AttemptOutcome::Discarded, true));
+        assert_eq!((small.usage.completion_tokens, small.estimated), (200, false));
+        assert_eq!(small.reason, Some(Reason::EarlyLowConfidence));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_last_stage_that_cannot_serve_counts_as_failed() {
         let local = fake([say("doubt", &[-5.0]), end(5, 1)]);
