@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Price;
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
-use super::tab::{Served, State, Tab};
+use super::tab::{Form, Served, State, Tab};
 use crate::confidence::{Running, ScoreName};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Delta, Finish, ModelId, Part, Usage};
@@ -151,7 +151,7 @@ impl Leg {
     }
 
     /// Notes one item of the answer; whether it was the last.
-    fn note(&mut self, item: &Result<Delta>, now: Instant, stream: bool) -> bool {
+    fn note(&mut self, item: &Result<Delta>, now: Instant, form: Form) -> bool {
         let delta = match item {
             Ok(delta) => delta,
             Err(error) => {
@@ -171,8 +171,7 @@ impl Leg {
                 }
             }
             Part::Raw => {
-                let bytes = delta.raw.as_ref().map_or(0, bytes::Bytes::len) as u64;
-                self.tokens_seen += if stream { 1 } else { bytes / 4 };
+                self.tokens_seen += form.tokens(delta.raw.as_ref().map_or(0, bytes::Bytes::len));
                 self.content(now);
             }
             Part::ToolCall(_) | Part::Embedding(_) => self.content(now),
@@ -294,9 +293,9 @@ impl Stream for Followed {
             return Poll::Pending;
         };
         state.resume(leg, now);
-        let stream = state.stream;
+        let form = state.form;
         let item = item.unwrap_or_else(|| Err(broke_off(&state.legs[leg])));
-        let over = state.legs[leg].note(&item, now, stream);
+        let over = state.legs[leg].note(&item, now, form);
         drop(state);
         if over {
             self.deltas = None;

@@ -16,7 +16,9 @@ use super::{AttemptOutcome, Meter, Outcome, Price, Prices, Reason, Receipt, Reco
 use crate::confidence::{Judge, ScoreName};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
-use crate::request::{Ask, Chat, ClientBody, Delta, ModelId, Part, Request, TenantId, Token, Usage};
+use crate::request::{
+    Ask, Chat, ClientBody, Delta, Embed, Message, ModelId, Part, Prompt, Request, Role, TenantId, Token, Usage,
+};
 
 #[derive(Debug, Default)]
 struct Book(Mutex<Vec<Receipt>>);
@@ -52,10 +54,22 @@ fn request(stream: bool) -> Request {
         tenant: TenantId::new("team"),
         model: "auto".into(),
         stream,
-        ask: Ask::Chat(Chat::default()),
-        body: ClientBody { bytes: Bytes::from(vec![b' '; 400]), ..ClientBody::default() },
+        ask: Ask::Chat(Chat { messages: vec![said(&"x".repeat(400))], ..Chat::default() }),
+        body: ClientBody::default(),
         headers: Default::default(),
         authorization: None,
+    }
+}
+
+fn said(text: &str) -> Message {
+    Message {
+        role: Role::User,
+        text: text.into(),
+        images: 1,
+        other_parts: 0,
+        name: None,
+        tool_calls: None,
+        tool_call_id: None,
     }
 }
 
@@ -229,6 +243,31 @@ async fn an_answer_that_does_not_say_its_usage_is_estimated() {
     drop((meter, attempt));
     let attempt = book.only().attempts.remove(0);
     assert_eq!((attempt.estimated, attempt.usage.completion_tokens), (true, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_in_the_body_is_not_estimated_as_text() {
+    let (book, meter) = open();
+    let body = ClientBody { bytes: Bytes::from(vec![b'A'; 10 << 20]), ..ClientBody::default() };
+    meter.asked(&Request { body, ..request(false) });
+    let attempt = meter.attempt(&model("up/small"), 0);
+    drop(attempt.follow(stream_of(vec![end(1, 0, 1)])));
+    drop((meter, attempt));
+    assert_eq!(book.only().attempts[0].usage, Usage { prompt_tokens: 100, ..Usage::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn vectors_are_no_generated_tokens() {
+    let (book, meter) = open();
+    let inputs = vec![Prompt::Text("four".into()), Prompt::Tokens(vec![1, 2, 3])];
+    meter.asked(&Request { ask: Ask::Embed(Embed { inputs, ..Embed::default() }), ..request(false) });
+    let attempt = meter.attempt(&model("up/small"), 0);
+    let vectors = Delta { choice: 0, part: Part::Raw, raw: Some(Bytes::from(vec![b'x'; 8000])) };
+    drain(attempt.follow(stream_of(vec![Ok(vectors), Ok(Delta::new(0, Part::End(None)))]))).await;
+    attempt.served();
+    drop((meter, attempt));
+    let attempt = book.only().attempts.remove(0);
+    assert_eq!((attempt.estimated, attempt.usage.prompt_tokens, attempt.usage.completion_tokens), (true, 4, 0));
 }
 
 #[tokio::test(start_paused = true)]

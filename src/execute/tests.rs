@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use http::StatusCode;
 use tokio::time::timeout;
@@ -15,7 +14,7 @@ use crate::backend::{Completion, Status};
 use crate::confidence::{Judge, ScoreName};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
-use crate::request::{Ask, Chat, ClientBody, Finish, ModelId, Part, Request, Sampling, TenantId};
+use crate::request::{Ask, Chat, ClientBody, Finish, Message, ModelId, Part, Request, Role, Sampling, TenantId};
 
 const LONG: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_millis(10);
@@ -28,6 +27,18 @@ struct Book(Mutex<Vec<Receipt>>);
 impl Record for Book {
     fn record(&self, receipt: Receipt) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(receipt);
+    }
+}
+
+fn said(text: &str) -> Message {
+    Message {
+        role: Role::User,
+        text: text.into(),
+        images: 0,
+        other_parts: 0,
+        name: None,
+        tool_calls: None,
+        tool_call_id: None,
     }
 }
 
@@ -75,8 +86,8 @@ impl House {
             tenant: TenantId::anonymous(),
             model: "auto".into(),
             stream: self.stream,
-            ask: Ask::Chat(Chat { sampling, ..Chat::default() }),
-            body: ClientBody { bytes: Bytes::from(vec![b' '; 40]), ..ClientBody::default() },
+            ask: Ask::Chat(Chat { messages: vec![said(&"x".repeat(40))], sampling, ..Chat::default() }),
+            body: ClientBody::default(),
             headers: Default::default(),
             authorization: None,
         }
