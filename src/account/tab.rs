@@ -207,7 +207,11 @@ impl State {
 
     fn avoided_usd(&self, cost_usd: Option<f64>) -> Option<f64> {
         let served = &self.legs[self.served?.leg];
-        let (usage, _) = served.usage(self.prompt_estimate);
+        let (mut usage, _) = served.usage(self.prompt_estimate);
+        if served.model.is_local() {
+            // What a slot here still held is in no upstream's cache.
+            usage.cached_tokens = 0;
+        }
         let dearest = dearest_usd(&self.stage_prices, &usage)?;
         Some((dearest - cost_usd?).max(0.0))
     }

@@ -161,6 +161,18 @@ async fn an_escalated_request_tells_what_it_cost_avoided_and_wasted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_local_slot_still_held_would_have_cost_its_full_price() {
+    let (book, meter) = open();
+    meter.asked(&request(false));
+    meter.decided(&decision(&["local/a", "up/large"]), 7);
+    let local = meter.attempt(&model("local/a"), 0);
+    drain(local.follow(stream_of(vec![text("a", &[-0.1]), end(1_000_000, 900_000, 100_000)]))).await;
+    local.served();
+    drop((meter, local));
+    assert_eq!(book.only().avoided_usd, Some(10.0 + 2.0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_cost_of_a_receipt_is_the_sum_of_its_attempts() {
     let mut random = StdRng::seed_from_u64(20_260);
     let names = ["local/free", "up/small", "up/large"];
