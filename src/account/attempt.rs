@@ -179,7 +179,7 @@ impl Leg {
                 self.finish.get_or_insert(*finish);
             }
             Part::End(usage) => {
-                self.usage = *usage;
+                self.usage = usage.filter(is_credible);
                 self.ending = Ending::Complete;
                 return true;
             }
@@ -313,6 +313,12 @@ impl Drop for Followed {
             *ending = Ending::Interrupted;
         }
     }
+}
+
+/// Whether an answer can have taken so many tokens; a backend that says more has not said.
+fn is_credible(usage: &Usage) -> bool {
+    const MOST: u64 = 1_000_000_000;
+    usage.prompt_tokens.max(usage.cached_tokens).max(usage.completion_tokens) <= MOST
 }
 
 fn broke_off(leg: &Leg) -> Error {

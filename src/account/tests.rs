@@ -269,6 +269,21 @@ async fn an_image_in_the_body_is_not_estimated_as_text() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn absurd_usage_is_as_good_as_none() {
+    for absurd in [end(u64::MAX, 0, 1), end(1, 1_000_000_001, 1), end(1, 0, u64::MAX)] {
+        let (book, meter) = open();
+        meter.asked(&request(true));
+        let attempt = meter.attempt(&model("up/small"), 0);
+        drain(attempt.follow(stream_of(vec![text("a", &[]), absurd]))).await;
+        attempt.served();
+        drop((meter, attempt));
+        let attempt = book.only().attempts.remove(0);
+        let estimate = Usage { prompt_tokens: 100, cached_tokens: 0, completion_tokens: 1 };
+        assert_eq!((attempt.usage, attempt.estimated), (estimate, true));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn vectors_are_no_generated_tokens() {
     let (book, meter) = open();
     let inputs = vec![Prompt::Text("four".into()), Prompt::Tokens(vec![1, 2, 3])];
