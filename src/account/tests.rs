@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
-use super::{AttemptOutcome, Meter, Outcome, Price, Prices, Reason, Receipt, Record};
+use super::{AttemptOutcome, Failure, Meter, Outcome, Price, Prices, Reason, Receipt, Record};
 use crate::confidence::{Judge, ScoreName};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
@@ -397,6 +397,19 @@ async fn a_request_that_fails_before_its_model_is_known_names_no_model() {
     assert_eq!((&*receipt.asked, receipt.outcome), ("other", Outcome::Error(Kind::NotFound)));
     let failure = receipt.error.unwrap();
     assert_eq!((failure.code, failure.message), (Some("model_not_found"), None));
+}
+
+#[test]
+fn a_receipt_keeps_no_message_that_may_quote_a_prompt() {
+    let kinds = [(Kind::Invalid, false), (Kind::RateLimited, false), (Kind::Unavailable, true), (Kind::Timeout, true)];
+    for origin in [Origin::Local, Origin::Upstream] {
+        for (kind, kept) in kinds {
+            let failure = Failure::of(&Error::new(kind, origin, "because"));
+            assert_eq!(failure.message.is_some(), kept, "{origin:?} {kind:?}");
+        }
+    }
+    assert_eq!(Failure::of(&Error::new(Kind::Timeout, Origin::Client, "said x")).message, None);
+    assert!(Failure::of(&Error::new(Kind::Forbidden, Origin::Gateway, "the operator's words")).message.is_some());
 }
 
 #[tokio::test(start_paused = true)]
