@@ -100,6 +100,11 @@ impl Attempt {
         self.serve(Reason::Accepted);
     }
 
+    /// Notes that the client gets this answer, accepted by a threshold that nothing certifies.
+    pub fn served_uncertified(&self) {
+        self.serve(Reason::Uncertified);
+    }
+
     /// Notes that the client gets this refused answer after all, and what the story says of it.
     pub fn served_degraded(&self, why: &'static str) {
         self.serve(Reason::Degraded);

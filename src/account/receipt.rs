@@ -182,7 +182,8 @@ pub enum Reason {
     LowConfidence,
     /// The gate refused before the answer was complete.
     EarlyLowConfidence,
-    /// The gate accepts nothing: no threshold is certified.
+    /// No threshold is certified: the gate accepts nothing, or has accepted by one that only stands
+    /// in for it.
     Uncertified,
     /// The backend cannot serve such a request.
     Cannot,

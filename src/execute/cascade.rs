@@ -150,8 +150,18 @@ impl Held {
             return Err(error);
         }
         self.begun.attempt.served_degraded(UPSTREAM_FAILED);
-        let Begun { model, headers, deltas, .. } = self.release();
-        Ok(Completion { model, headers, deltas })
+        Ok(self.release().completion())
+    }
+
+    /// Serves the answer that this judge has accepted.
+    fn accept(self, judge: &Judge) -> Completion {
+        let begun = self.release();
+        if judge.uncertified {
+            begun.attempt.served_uncertified();
+        } else {
+            begun.attempt.served();
+        }
+        begun.completion()
     }
 }
 
@@ -168,7 +178,7 @@ async fn judge(gate: Option<&Gate>, begun: Begun, request: &Request) -> Result<J
         held.deltas.push(delta);
         match held.begun.attempt.scores(|choices| verdict(&gate.judge, choices, tokens, complete)) {
             Verdict::Wait => {}
-            Verdict::Accept => return Ok(Judged::Accepted(held.release().serve())),
+            Verdict::Accept => return Ok(Judged::Accepted(held.accept(&gate.judge))),
             Verdict::Refuse(reason) => {
                 held.begun.attempt.discarded(reason);
                 return Ok(Judged::Refused(held));

@@ -437,6 +437,15 @@ mod cascades {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_answer_accepted_without_a_certificate_says_so() {
+        let gate = Gate { judge: Arc::new(Judge::uncertified(Some(0.5))), hold_back: HoldBack::All };
+        let local = fake([say("yes", &[-0.1]), end(5, 1)]);
+        let told = House::of(&[(LOCAL, &local), (UP, &large())]).ask(cascade(gate, OnFailure::Error)).await;
+        assert_eq!((told.text(), told.reasons()), ("yes", vec![Some(Reason::Uncertified)]));
+        assert_eq!(told.receipt.attempts[0].outcome, AttemptOutcome::Served);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn when_the_last_stage_fails_the_client_gets_its_error() {
         let (local, up) = (fake([say("doubt", &[-5.0]), end(5, 1)]), failing(down(Retry::Never)));
         let house = House::of(&[(LOCAL, &local), (UP, &up)]);
