@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use llguidance::Matcher;
 
+use super::aside::fault;
 use super::constraint;
 use super::sampler::{Sampler, TokenScore, score, score_greedy};
 use super::stop::TextOut;
 use super::toolcall::{Piece, ToolCallParser};
 use super::vocabulary::Vocabulary;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::request::{Finish, Part, Sampling, Token, ToolCall};
 
 /// What all choices of a request share.
@@ -97,7 +98,7 @@ impl Answer {
         let mask = self.matcher.as_mut().map(|matcher| matcher.compute_mask().map_err(constraint::broken));
         let mask = mask.transpose()?;
         let token = self.sampler.sample(logits, mask.as_ref().map(|mask| mask.as_slice()));
-        let token = token.ok_or_else(|| Error::internal("the model's logits allow no token"))?;
+        let token = token.ok_or_else(|| fault("the model's logits allow no token"))?;
         self.sampler.accept(token);
         if let Some(matcher) = &mut self.matcher {
             matcher.consume_token(token).map_err(constraint::broken)?;

@@ -20,6 +20,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use tokio::time::Instant;
 
+use super::aside::{Waiting, fault, prepare_aside};
 use super::engine::Rules;
 use super::gauges::{Gauges, Place};
 use super::model::{Model, llama};
@@ -29,7 +30,7 @@ use super::refuse;
 use super::schedule::Speed;
 use super::threads::ThreadBudget;
 use crate::backend::{Backend, Call, Completion, Status};
-use crate::error::{Error, Kind, Origin, Result};
+use crate::error::Result;
 use crate::request::{Ask, Delta, Embed, Part, Prompt, Request, Usage};
 
 /// How long the loop rests when no client reads.
@@ -84,11 +85,11 @@ impl Embedder {
 
     async fn begin(&self, call: Call) -> Result<Completion> {
         self.check(&call.request)?;
-        let place = self.gauges.enter()?;
-        let (model, context, request) = (self.model.clone(), self.context, call.request);
-        let inputs = tokio::task::spawn_blocking(move || read_inputs(&model, context, &request)).await;
-        let inputs = inputs.map_err(|_| Error::internal("preparing the request failed"))??;
         let (outlet, inlet) = outlet();
+        let waiting = Waiting { outlet, place: self.gauges.enter()? };
+        let (model, context, request) = (self.model.clone(), self.context, call.request);
+        let (inputs, Waiting { outlet, place }) =
+            prepare_aside(waiting, move || read_inputs(&model, context, &request)).await?;
         let order = Order { inputs, done: 0, outlet, place: Some(place) };
         self.requests.try_send(order).map_err(|_| engine_ended())?;
         let deltas = inlet.begin().await?;
@@ -128,7 +129,7 @@ fn read_inputs(model: &Model, context: u32, request: &Request) -> Result<Vec<Vec
         let tokens = match input {
             Prompt::Text(text) => {
                 check_bytes(model, context, text.len(), &param)?;
-                model.tokenise(text, false)
+                model.tokenise(text, false)?
             }
             Prompt::Tokens(tokens) => {
                 check_tokens(model, tokens, &param)?;
@@ -294,7 +295,7 @@ impl Reader<'_> {
         for (number, order) in std::mem::take(&mut self.orders).into_iter().enumerate() {
             if owners.contains(&number) {
                 let message = format!("the model could not read the input: {reason}");
-                order.outlet.fail(Error::new(Kind::Internal, Origin::Local, message));
+                order.outlet.fail(fault(message));
             } else {
                 self.orders.push_back(order);
             }

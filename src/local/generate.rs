@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use http::HeaderMap;
 use llama_cpp_2::context::params::LlamaContextParams;
 
+use super::aside::{Waiting, prepare_aside};
 use super::engine::{Engine, Parts, Rules};
 use super::gauges::Gauges;
 use super::job::Job;
@@ -20,7 +21,7 @@ use super::prepare::prepare;
 use super::refuse;
 use super::threads::ThreadBudget;
 use crate::backend::{Backend, Call, Completion, Status};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::request::{Ask, Request};
 
 /// The stack of an engine thread: masks of deep grammars recurse.
@@ -68,11 +69,11 @@ impl Generator {
 
     async fn begin(&self, call: Call) -> Result<Completion> {
         self.check(&call.request)?;
-        let place = self.gauges.enter()?;
-        let (model, context, request) = (self.model.clone(), self.context, call.request);
-        let work = tokio::task::spawn_blocking(move || prepare(&model, context, &request)).await;
-        let work = work.map_err(|_| Error::internal("preparing the request failed"))??;
         let (outlet, inlet) = outlet();
+        let waiting = Waiting { outlet, place: self.gauges.enter()? };
+        let (model, context, request) = (self.model.clone(), self.context, call.request);
+        let (work, Waiting { outlet, place }) =
+            prepare_aside(waiting, move || prepare(&model, context, &request)).await?;
         match self.requests.try_send(Job::new(work, outlet, place)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(engine_ended()),

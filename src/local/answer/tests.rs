@@ -1,6 +1,7 @@
 //! Answers from made-up logits over a vocabulary of ten tokens.
 
 use super::*;
+use crate::error::{Origin, Retry};
 
 /// Token 0 ends the turn.
 const PIECES: [&[u8]; 10] = [
@@ -99,4 +100,12 @@ fn calls_are_no_text_and_change_the_finish() {
     assert_eq!((calls.len(), calls[0].name.as_str(), calls[0].arguments.as_str()), (1, "now", "{}"));
     assert!(calls[0].id.starts_with("call_"));
     assert_eq!((text(&parts).as_str(), count(&parts), finish(&parts)), ("", 5, Finish::ToolCalls));
+}
+
+#[test]
+fn logits_that_allow_no_token_are_a_fault_that_another_target_may_not_have() {
+    let sampling = Sampling { temperature: Some(1.0), ..greedy() };
+    let mut answer = Answer::new(&terms(sampling), 0, 9, vocabulary());
+    let error = answer.step(&[f32::NEG_INFINITY; PIECES.len()]).err().unwrap();
+    assert_eq!((error.detail().origin, error.detail().retry), (Origin::Local, Retry::Elsewhere));
 }
