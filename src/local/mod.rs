@@ -49,7 +49,7 @@ mod model;
 mod outlet;
 #[cfg(feature = "local")]
 mod prepare;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod refuse;
 #[cfg(any(test, feature = "local"))]
 mod sampler;
