@@ -97,9 +97,11 @@ impl Model {
         number(&self.llama, &self.architecture, key)
     }
 
-    /// Whether parts of a sequence can be removed and copied.
+    /// Whether parts of a sequence can be removed and copied: not of a recurrent state, nor where
+    /// a sliding window has forgotten what lies behind it.
     pub(super) fn copies(&self) -> bool {
-        !(self.llama.is_recurrent() || self.llama.is_hybrid())
+        let slides = self.number("attention.sliding_window").is_some_and(|tokens| tokens > 0);
+        !(slides || self.llama.is_recurrent() || self.llama.is_hybrid())
     }
 
     /// Bytes of f16 KV cache for so many tokens.
