@@ -26,6 +26,8 @@ pub(super) struct Terms {
     pub(super) matcher: Option<Matcher>,
     /// The names of the tools offered; `None`: tool calls are not looked for.
     pub(super) tools: Option<Vec<String>>,
+    /// Whether the first tool call ends the answer.
+    pub(super) one_call: bool,
 }
 
 impl Terms {
@@ -45,6 +47,7 @@ pub(super) struct Answer {
     out: TextOut,
     calls: Option<ToolCallParser>,
     called: u32,
+    one_call: bool,
     top: usize,
     left: u32,
 }
@@ -69,6 +72,7 @@ impl Answer {
             out: TextOut::new(terms.sampling.stop.clone()),
             calls: terms.tools.clone().map(ToolCallParser::new),
             called: 0,
+            one_call: terms.one_call,
             top: terms.top(),
             left: limit,
         }
@@ -84,6 +88,7 @@ impl Answer {
         let emitted = if end { None } else { Some(self.out.push(&bytes)) };
         let stopped = end || emitted.as_ref().is_some_and(|e| e.stopped) || self.is_complete();
         let mut parts = self.write(emitted.map(|e| e.text).unwrap_or_default(), tokens);
+        let stopped = stopped || self.has_called_enough();
         if stopped || self.left == 0 {
             self.finish(&mut parts, if stopped { Finish::Stop } else { Finish::Length });
             return Ok(Step { parts, next: None });
@@ -123,6 +128,11 @@ impl Answer {
         self.matcher.as_ref().is_some_and(Matcher::is_stopped)
     }
 
+    /// Whether the only call allowed has been made: what follows it is not part of the answer.
+    fn has_called_enough(&self) -> bool {
+        self.one_call && self.called > 0
+    }
+
     /// The parts of some new text: tool calls, where looked for, are no text.
     fn write(&mut self, text: String, tokens: Vec<Token>) -> Vec<Part> {
         let pieces = match &mut self.calls {
@@ -135,6 +145,9 @@ impl Answer {
     fn sort(&mut self, pieces: Vec<Piece>, tokens: Vec<Token>) -> Vec<Part> {
         let (mut said, mut calls) = (String::new(), Vec::new());
         for piece in pieces {
+            if self.has_called_enough() {
+                break;
+            }
             match piece {
                 Piece::Text(text) => said.push_str(&text),
                 Piece::Call { name, arguments } => {

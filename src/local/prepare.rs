@@ -54,7 +54,8 @@ fn chat_terms(model: &Model, chat: &Chat) -> Result<Terms> {
         }
     };
     let sampling = Arc::new(chat.sampling.clone());
-    Ok(Terms { sampling, matcher, tools: tools.map(names) })
+    let one_call = tools.is_some_and(|tools| !tools.parallel_tool_calls);
+    Ok(Terms { sampling, matcher, tools: tools.map(names), one_call })
 }
 
 /// The names of the tools that a client offers.
@@ -72,7 +73,7 @@ fn names(tools: &Tools) -> Vec<String> {
 }
 
 fn text_terms(sampling: &Sampling) -> Terms {
-    Terms { sampling: Arc::new(sampling.clone()), matcher: None, tools: None }
+    Terms { sampling: Arc::new(sampling.clone()), matcher: None, tools: None, one_call: false }
 }
 
 fn read_texts(model: &Model, context: u32, text: &Text) -> Result<Vec<Prompt>> {
