@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
@@ -70,13 +69,8 @@ impl Embedder {
         let (requests, arrivals) = mpsc::sync_channel(queue + rules.slots);
         let (ready, started) = mpsc::channel();
         let (owned, told) = (model.clone(), gauges.clone());
-        let run = move || {
-            let live = || own_context(&owned, Desk { rules, budget, requests: arrivals, gauges: told.clone() }, &ready);
-            if catch_unwind(AssertUnwindSafe(live)).is_err() {
-                tracing::error!("an embedding thread failed and has ended");
-            }
-            told.close();
-        };
+        let desk = Desk { rules, budget, requests: arrivals, gauges: gauges.clone() };
+        let run = move || told.outlive(|| own_context(&owned, desk, &ready));
         let thread = std::thread::Builder::new().name("weir-embed".into());
         thread.spawn(run).map_err(|error| format!("no thread for the engine: {error}"))?;
         started.recv().unwrap_or_else(|_| Err("the engine ended while it started".into()))?;

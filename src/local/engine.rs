@@ -407,9 +407,3 @@ impl<'model> Engine<'model> {
         self.parts.gauges.report(busy, held as f64 / room as f64);
     }
 }
-
-impl Drop for Engine<'_> {
-    fn drop(&mut self) {
-        self.parts.gauges.close();
-    }
-}

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 
@@ -56,12 +55,9 @@ impl Generator {
             Parts { requests: arrivals, gauges: gauges.clone(), budget, vocabulary: model.vocabulary.clone(), rules };
         let owned = model.clone();
         let thread = std::thread::Builder::new().name("weir-engine".into()).stack_size(STACK);
-        let run = move || {
-            // A panic ends this engine only: its gauges close, its requests fail.
-            if catch_unwind(AssertUnwindSafe(|| own_context(&owned, parts, &ready))).is_err() {
-                tracing::error!("an engine thread failed and has ended");
-            }
-        };
+        let told = gauges.clone();
+        // A panic ends this engine only: its requests fail.
+        let run = move || told.outlive(|| own_context(&owned, parts, &ready));
         thread.spawn(run).map_err(|error| format!("no thread for the engine: {error}"))?;
         started.recv().unwrap_or_else(|_| Err("the engine ended while it started".into()))?;
         Ok(Generator { model, gauges, requests, context: rules.context as u32 })
