@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::Price;
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
-use super::tab::{Served, State, Tab};
+use super::tab::{Form, Served, State, Tab};
 use crate::confidence::{Running, ScoreName};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Delta, Finish, ModelId, Part, Usage};
@@ -100,6 +100,11 @@ impl Attempt {
         self.serve(Reason::Accepted);
     }
 
+    /// Notes that the client gets this answer, accepted by a threshold that nothing certifies.
+    pub fn served_uncertified(&self) {
+        self.serve(Reason::Uncertified);
+    }
+
     /// Notes that the client gets this refused answer after all, and what the story says of it.
     pub fn served_degraded(&self, why: &'static str) {
         self.serve(Reason::Degraded);
@@ -151,7 +156,7 @@ impl Leg {
     }
 
     /// Notes one item of the answer; whether it was the last.
-    fn note(&mut self, item: &Result<Delta>, now: Instant, stream: bool) -> bool {
+    fn note(&mut self, item: &Result<Delta>, now: Instant, form: Form) -> bool {
         let delta = match item {
             Ok(delta) => delta,
             Err(error) => {
@@ -171,8 +176,7 @@ impl Leg {
                 }
             }
             Part::Raw => {
-                let bytes = delta.raw.as_ref().map_or(0, bytes::Bytes::len) as u64;
-                self.tokens_seen += if stream { 1 } else { bytes / 4 };
+                self.tokens_seen += form.tokens(delta.raw.as_ref().map_or(0, bytes::Bytes::len));
                 self.content(now);
             }
             Part::ToolCall(_) | Part::Embedding(_) => self.content(now),
@@ -180,7 +184,7 @@ impl Leg {
                 self.finish.get_or_insert(*finish);
             }
             Part::End(usage) => {
-                self.usage = *usage;
+                self.usage = usage.filter(is_credible);
                 self.ending = Ending::Complete;
                 return true;
             }
@@ -294,9 +298,9 @@ impl Stream for Followed {
             return Poll::Pending;
         };
         state.resume(leg, now);
-        let stream = state.stream;
+        let form = state.form;
         let item = item.unwrap_or_else(|| Err(broke_off(&state.legs[leg])));
-        let over = state.legs[leg].note(&item, now, stream);
+        let over = state.legs[leg].note(&item, now, form);
         drop(state);
         if over {
             self.deltas = None;
@@ -314,6 +318,12 @@ impl Drop for Followed {
             *ending = Ending::Interrupted;
         }
     }
+}
+
+/// Whether an answer can have taken so many tokens; a backend that says more has not said.
+fn is_credible(usage: &Usage) -> bool {
+    const MOST: u64 = 1_000_000_000;
+    usage.prompt_tokens.max(usage.cached_tokens).max(usage.completion_tokens) <= MOST
 }
 
 fn broke_off(leg: &Leg) -> Error {

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::receipt::{Decided, Failure, PlanKind, Reason};
 use super::story::{self, Story};
-use super::tab::Tab;
+use super::tab::{Form, Tab};
 use super::{Attempt, Awaited, Prices, Record};
 use crate::error::Error;
 use crate::plan::{Decision, Plan};
-use crate::request::{ModelId, Request, TenantId};
+use crate::request::{Ask, Chat, ModelId, Prompt, Request, TenantId};
 
 /// A handle on one request's tab. Clones share it; the last one dropped settles it (one
 /// `Record::record`).
@@ -48,7 +48,8 @@ impl Meter {
         state.asker = Some((request.id.clone(), request.tenant.clone()));
         state.asked = Some(request.model.as_str().into());
         state.stream = request.stream;
-        state.prompt_estimate = request.body.bytes.len() as u64 / 4;
+        state.form = Form::of(request);
+        state.prompt_estimate = prompt_estimate(&request.ask);
     }
 
     /// Notes the decision and the generation of the configuration it was made under.
@@ -96,4 +97,28 @@ impl Meter {
     pub fn skipped(&self, model: &ModelId, stage: usize, reason: Reason) {
         Attempt::skip(&self.0, model, stage, reason);
     }
+}
+
+/// Tokens of a prompt that nobody counts: those given as tokens, and a quarter of the bytes of the
+/// texts. Images and audio count nothing: their size says little about their tokens.
+fn prompt_estimate(ask: &Ask) -> u64 {
+    let prompts = match ask {
+        Ask::Chat(chat) => return text_bytes(chat) / 4,
+        Ask::Text(text) => &text.prompts,
+        Ask::Embed(embed) => &embed.inputs,
+    };
+    let tokens = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => text.len() as u64 / 4,
+        Prompt::Tokens(tokens) => tokens.len() as u64,
+    };
+    prompts.iter().map(tokens).sum()
+}
+
+fn text_bytes(chat: &Chat) -> u64 {
+    let tools = chat.tools.as_ref().map_or(0, |tools| tools.raw.get().len());
+    let said = chat.messages.iter().map(|message| {
+        let calls = message.tool_calls.as_ref().map_or(0, |calls| calls.get().len());
+        message.text.len() + calls
+    });
+    (tools + said.sum::<usize>()) as u64
 }

@@ -182,7 +182,8 @@ pub enum Reason {
     LowConfidence,
     /// The gate refused before the answer was complete.
     EarlyLowConfidence,
-    /// The gate accepts nothing: no threshold is certified.
+    /// No threshold is certified: the gate accepts nothing, or has accepted by one that only stands
+    /// in for it.
     Uncertified,
     /// The backend cannot serve such a request.
     Cannot,
@@ -234,7 +235,8 @@ pub struct Failure {
     pub code: Option<&'static str>,
     /// Whose fault it is.
     pub origin: Origin,
-    /// The sentence for a person; `None` where the client is at fault, since it may quote the client.
+    /// The sentence for a person; `None` where it may quote what the client sent, as the refusals of
+    /// clients' requests, by whomever, do.
     pub message: Option<String>,
 }
 
@@ -242,7 +244,14 @@ impl Failure {
     /// What a receipt keeps of an error.
     pub(super) fn of(error: &Error) -> Failure {
         let detail = error.detail();
-        let message = (detail.origin != Origin::Client).then(|| detail.message.clone());
+        let quotes_nobody = match detail.origin {
+            Origin::Client => false,
+            Origin::Gateway => true,
+            Origin::Local | Origin::Upstream => {
+                matches!(detail.kind, Kind::Unavailable | Kind::Timeout | Kind::Internal | Kind::Overloaded)
+            }
+        };
+        let message = quotes_nobody.then(|| detail.message.clone());
         Failure { kind: detail.kind, code: detail.code, origin: detail.origin, message }
     }
 }

@@ -13,7 +13,7 @@ use super::attempt::{Ending, Leg};
 use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
 use super::{Price, Prices, Record};
 use crate::error::Kind;
-use crate::request::{ModelId, TenantId, Usage};
+use crate::request::{Ask, ModelId, Request, TenantId, Usage};
 
 #[derive(Debug)]
 pub(super) struct Tab {
@@ -29,7 +29,8 @@ pub(super) struct State {
     pub(super) asker: Option<(Arc<str>, TenantId)>,
     pub(super) asked: Option<Arc<str>>,
     pub(super) stream: bool,
-    /// Tokens of the prompt if nobody counts them: a quarter of the body's bytes.
+    pub(super) form: Form,
+    /// Tokens of the prompt if nobody counts them.
     pub(super) prompt_estimate: u64,
     pub(super) decided: Option<Decided>,
     /// What the stages of a cascade cost; empty for other plans.
@@ -40,6 +41,37 @@ pub(super) struct State {
     pub(super) error: Option<Failure>,
     pub(super) overhead: Option<Duration>,
     pub(super) waits: Waits,
+}
+
+/// What the bytes of an answer that are passed on hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One chunk of a stream.
+    Chunk,
+    /// A whole answer.
+    Whole,
+    /// Vectors: no token is generated.
+    Vectors,
+}
+
+impl Form {
+    /// The form of this request's answer.
+    pub(super) fn of(request: &Request) -> Form {
+        match &request.ask {
+            Ask::Embed(_) => Form::Vectors,
+            Ask::Chat(_) | Ask::Text(_) if request.stream => Form::Chunk,
+            Ask::Chat(_) | Ask::Text(_) => Form::Whole,
+        }
+    }
+
+    /// How many tokens were generated for so many bytes; a guess.
+    pub(super) fn tokens(self, bytes: usize) -> u64 {
+        match self {
+            Form::Chunk => 1,
+            Form::Whole => bytes as u64 / 4,
+            Form::Vectors => 0,
+        }
+    }
 }
 
 /// Which leg serves, and since when its answer flows.
@@ -86,6 +118,7 @@ impl Tab {
             asker: None,
             asked: None,
             stream: false,
+            form: Form::Whole,
             prompt_estimate: 0,
             decided: None,
             stage_prices: Vec::new(),
@@ -174,7 +207,11 @@ impl State {
 
     fn avoided_usd(&self, cost_usd: Option<f64>) -> Option<f64> {
         let served = &self.legs[self.served?.leg];
-        let (usage, _) = served.usage(self.prompt_estimate);
+        let (mut usage, _) = served.usage(self.prompt_estimate);
+        if served.model.is_local() {
+            // What a slot here still held is in no upstream's cache.
+            usage.cached_tokens = 0;
+        }
         let dearest = dearest_usd(&self.stage_prices, &usage)?;
         Some((dearest - cost_usd?).max(0.0))
     }

@@ -12,11 +12,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
-use super::{AttemptOutcome, Meter, Outcome, Price, Prices, Reason, Receipt, Record};
+use super::{AttemptOutcome, Failure, Meter, Outcome, Price, Prices, Reason, Receipt, Record};
 use crate::confidence::{Judge, ScoreName};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
-use crate::request::{Ask, Chat, ClientBody, Delta, ModelId, Part, Request, TenantId, Token, Usage};
+use crate::request::{
+    Ask, Chat, ClientBody, Delta, Embed, Message, ModelId, Part, Prompt, Request, Role, TenantId, Token, Usage,
+};
 
 #[derive(Debug, Default)]
 struct Book(Mutex<Vec<Receipt>>);
@@ -52,10 +54,22 @@ fn request(stream: bool) -> Request {
         tenant: TenantId::new("team"),
         model: "auto".into(),
         stream,
-        ask: Ask::Chat(Chat::default()),
-        body: ClientBody { bytes: Bytes::from(vec![b' '; 400]), ..ClientBody::default() },
+        ask: Ask::Chat(Chat { messages: vec![said(&"x".repeat(400))], ..Chat::default() }),
+        body: ClientBody::default(),
         headers: Default::default(),
         authorization: None,
+    }
+}
+
+fn said(text: &str) -> Message {
+    Message {
+        role: Role::User,
+        text: text.into(),
+        images: 1,
+        other_parts: 0,
+        name: None,
+        tool_calls: None,
+        tool_call_id: None,
     }
 }
 
@@ -147,6 +161,18 @@ async fn an_escalated_request_tells_what_it_cost_avoided_and_wasted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_local_slot_still_held_would_have_cost_its_full_price() {
+    let (book, meter) = open();
+    meter.asked(&request(false));
+    meter.decided(&decision(&["local/a", "up/large"]), 7);
+    let local = meter.attempt(&model("local/a"), 0);
+    drain(local.follow(stream_of(vec![text("a", &[-0.1]), end(1_000_000, 900_000, 100_000)]))).await;
+    local.served();
+    drop((meter, local));
+    assert_eq!(book.only().avoided_usd, Some(10.0 + 2.0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_cost_of_a_receipt_is_the_sum_of_its_attempts() {
     let mut random = StdRng::seed_from_u64(20_260);
     let names = ["local/free", "up/small", "up/large"];
@@ -229,6 +255,46 @@ async fn an_answer_that_does_not_say_its_usage_is_estimated() {
     drop((meter, attempt));
     let attempt = book.only().attempts.remove(0);
     assert_eq!((attempt.estimated, attempt.usage.completion_tokens), (true, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_in_the_body_is_not_estimated_as_text() {
+    let (book, meter) = open();
+    let body = ClientBody { bytes: Bytes::from(vec![b'A'; 10 << 20]), ..ClientBody::default() };
+    meter.asked(&Request { body, ..request(false) });
+    let attempt = meter.attempt(&model("up/small"), 0);
+    drop(attempt.follow(stream_of(vec![end(1, 0, 1)])));
+    drop((meter, attempt));
+    assert_eq!(book.only().attempts[0].usage, Usage { prompt_tokens: 100, ..Usage::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn absurd_usage_is_as_good_as_none() {
+    for absurd in [end(u64::MAX, 0, 1), end(1, 1_000_000_001, 1), end(1, 0, u64::MAX)] {
+        let (book, meter) = open();
+        meter.asked(&request(true));
+        let attempt = meter.attempt(&model("up/small"), 0);
+        drain(attempt.follow(stream_of(vec![text("a", &[]), absurd]))).await;
+        attempt.served();
+        drop((meter, attempt));
+        let attempt = book.only().attempts.remove(0);
+        let estimate = Usage { prompt_tokens: 100, cached_tokens: 0, completion_tokens: 1 };
+        assert_eq!((attempt.usage, attempt.estimated), (estimate, true));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn vectors_are_no_generated_tokens() {
+    let (book, meter) = open();
+    let inputs = vec![Prompt::Text("four".into()), Prompt::Tokens(vec![1, 2, 3])];
+    meter.asked(&Request { ask: Ask::Embed(Embed { inputs, ..Embed::default() }), ..request(false) });
+    let attempt = meter.attempt(&model("up/small"), 0);
+    let vectors = Delta { choice: 0, part: Part::Raw, raw: Some(Bytes::from(vec![b'x'; 8000])) };
+    drain(attempt.follow(stream_of(vec![Ok(vectors), Ok(Delta::new(0, Part::End(None)))]))).await;
+    attempt.served();
+    drop((meter, attempt));
+    let attempt = book.only().attempts.remove(0);
+    assert_eq!((attempt.estimated, attempt.usage.prompt_tokens, attempt.usage.completion_tokens), (true, 4, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,6 +397,19 @@ async fn a_request_that_fails_before_its_model_is_known_names_no_model() {
     assert_eq!((&*receipt.asked, receipt.outcome), ("other", Outcome::Error(Kind::NotFound)));
     let failure = receipt.error.unwrap();
     assert_eq!((failure.code, failure.message), (Some("model_not_found"), None));
+}
+
+#[test]
+fn a_receipt_keeps_no_message_that_may_quote_a_prompt() {
+    let kinds = [(Kind::Invalid, false), (Kind::RateLimited, false), (Kind::Unavailable, true), (Kind::Timeout, true)];
+    for origin in [Origin::Local, Origin::Upstream] {
+        for (kind, kept) in kinds {
+            let failure = Failure::of(&Error::new(kind, origin, "because"));
+            assert_eq!(failure.message.is_some(), kept, "{origin:?} {kind:?}");
+        }
+    }
+    assert_eq!(Failure::of(&Error::new(Kind::Timeout, Origin::Client, "said x")).message, None);
+    assert!(Failure::of(&Error::new(Kind::Forbidden, Origin::Gateway, "the operator's words")).message.is_some());
 }
 
 #[tokio::test(start_paused = true)]

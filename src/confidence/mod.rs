@@ -34,10 +34,9 @@ mod tests;
 
 use std::fmt;
 
-use crate::request::Trace;
 pub use running::Running;
 
-/// A number read off a [`Trace`] by which an answer is accepted.
+/// A number read off a [`crate::request::Trace`] by which an answer is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScoreName {
     /// Smallest log-probability of a token.
@@ -73,11 +72,6 @@ impl ScoreName {
     /// Whether a further token can never raise it, so that a gate may give up early.
     pub fn can_only_fall(self) -> bool {
         !matches!(self, ScoreName::MeanLogprob)
-    }
-
-    /// This score of a whole trace; `None` when the trace has no token.
-    pub fn score(self, trace: &Trace) -> Option<f64> {
-        Running::of(trace).value(self)
     }
 }
 
@@ -129,22 +123,6 @@ impl Judge {
             Some(value) if value.is_nan() => true,
             Some(value) => self.score.can_only_fall() && !self.accepts(value),
             None => false,
-        }
-    }
-
-    /// The verdict on an answer for logs: `min_logprob=-0.4 >= -1.2`, or `… < …`.
-    pub fn verdict(&self, answer: &Running) -> String {
-        let name = self.score;
-        let Some(value) = answer.value(name) else {
-            return format!("{name} of no token: never accepted");
-        };
-        let seen = running::decimal(value);
-        match self.at_least {
-            None => format!("{name}={seen}: no threshold, never accepted"),
-            Some(threshold) => {
-                let sign = if self.accepts(value) { ">=" } else { "<" };
-                format!("{name}={seen} {sign} {}", running::decimal(threshold))
-            }
         }
     }
 }

@@ -20,17 +20,22 @@
 //! passed over; its reason stands on the tab. Nothing reaches the client before it is certain
 //! whose answer it is.
 //!
-//! With `on_failure = "local"` a refused answer is kept, incomplete as it may be: its stream stays
-//! alive, unread, so that the backend's own back-pressure pauses it. If a later stage answers, it
-//! is dropped; if all fail, it is read to its end and served, marked `upstream-failed`.
+//! With `on_failure = "local"` a refused answer is kept, incomplete as it may be, and read on while
+//! the later stages are asked, so that it is whole when it is wanted and leaves its slot soon. If a
+//! later stage answers, it is dropped; if all fail, it is served, marked `upstream-failed`.
 //!
 //! **Cost.** O(1) work per delta; memory for the answer held, which the backend bounds by its
 //! context. A committed stream costs one more poll per delta than a direct one. An escalation
-//! costs what the small model generated until then, at most the hold-back for a lost stream.
+//! costs what the small model generated until then, at most the hold-back for a lost stream; of a
+//! kept answer, what it generates until a later stage answers.
 //!
-//! **Concurrency.** None of its own: one future, no task, no lock. Dropping it, or the stream it
-//! returned, drops every stream and call inside.
+//! **Concurrency.** None of its own: one future, no task, no lock; a kept answer and the stage
+//! asked are polled side by side. Dropping it, or the stream it returned, drops every stream and
+//! call inside.
 
+use std::pin::pin;
+
+use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
 
 use super::{Asking, Begun, may_go_on};
@@ -61,11 +66,11 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
             asking.meter.skipped(&stage.model, place, reason);
             continue;
         }
-        let asked = match asking.begin(backend, &stage.model, place).await {
-            Ok(begun) => judge(stage.gate.as_ref(), begun, &asking.request).await,
-            Err(failure) => Err(failure),
+        let asked = async {
+            let begun = asking.begin(backend, &stage.model, place).await?;
+            judge(stage.gate.as_ref(), begun, &asking.request).await
         };
-        match asked {
+        match beside(kept.as_mut(), asked).await {
             Ok(Judged::Accepted(completion)) => return Ok(completion),
             Ok(Judged::Refused(held)) if on_failure == OnFailure::Local => kept = Some(held),
             Ok(Judged::Refused(_)) => {}
@@ -95,6 +100,16 @@ fn why_pass_over(stage: &Stage, worth_a_try: bool, on_failure: OnFailure) -> Opt
     }
 }
 
+/// Awaits `work` and meanwhile reads on in a kept answer, whose backend would else pause it and in
+/// the end give it up.
+async fn beside<T>(kept: Option<&mut Held>, work: impl Future<Output = T>) -> T {
+    let Some(held) = kept else { return work.await };
+    match select(pin!(work), pin!(held.read_on())).await {
+        Either::Left((done, _)) => done,
+        Either::Right(((), work)) => work.await,
+    }
+}
+
 /// What came of a stage that answered.
 enum Judged {
     Accepted(Completion),
@@ -105,6 +120,8 @@ enum Judged {
 struct Held {
     deltas: Vec<Delta>,
     begun: Begun,
+    /// Whether it failed before its end.
+    broken: bool,
 }
 
 impl Held {
@@ -115,18 +132,36 @@ impl Held {
         self.begun
     }
 
-    /// Serves the refused answer because a later stage failed with this error. It is read to its
-    /// end first: if it breaks off, the error is the better answer.
-    async fn serve_degraded(mut self, error: Error) -> Result<Completion> {
+    /// Reads to the answer's end, or its failure. Dropping the future loses nothing.
+    async fn read_on(&mut self) {
         while let Some(item) = self.begun.deltas.next().await {
             match item {
                 Ok(delta) => self.deltas.push(delta),
-                Err(_) => return Err(error),
+                Err(_) => self.broken = true,
             }
         }
+    }
+
+    /// Serves the refused answer because a later stage failed with this error. It is read to its
+    /// end first: if it breaks off, the error is the better answer.
+    async fn serve_degraded(mut self, error: Error) -> Result<Completion> {
+        self.read_on().await;
+        if self.broken {
+            return Err(error);
+        }
         self.begun.attempt.served_degraded(UPSTREAM_FAILED);
-        let Begun { model, headers, deltas, .. } = self.release();
-        Ok(Completion { model, headers, deltas })
+        Ok(self.release().completion())
+    }
+
+    /// Serves the answer that this judge has accepted.
+    fn accept(self, judge: &Judge) -> Completion {
+        let begun = self.release();
+        if judge.uncertified {
+            begun.attempt.served_uncertified();
+        } else {
+            begun.attempt.served();
+        }
+        begun.completion()
     }
 }
 
@@ -136,14 +171,14 @@ async fn judge(gate: Option<&Gate>, begun: Begun, request: &Request) -> Result<J
         return Ok(Judged::Accepted(begun.serve()));
     };
     let tokens = hold_back(gate, request);
-    let mut held = Held { deltas: Vec::new(), begun };
+    let mut held = Held { deltas: Vec::new(), begun, broken: false };
     while let Some(item) = held.begun.deltas.next().await {
         let delta = item?;
         let complete = matches!(delta.part, Part::End(_));
         held.deltas.push(delta);
         match held.begun.attempt.scores(|choices| verdict(&gate.judge, choices, tokens, complete)) {
             Verdict::Wait => {}
-            Verdict::Accept => return Ok(Judged::Accepted(held.release().serve())),
+            Verdict::Accept => return Ok(Judged::Accepted(held.accept(&gate.judge))),
             Verdict::Refuse(reason) => {
                 held.begun.attempt.discarded(reason);
                 return Ok(Judged::Refused(held));

@@ -80,6 +80,11 @@ impl Begun {
     /// Gives the answer to the client.
     fn serve(self) -> Completion {
         self.attempt.served();
+        self.completion()
+    }
+
+    /// The answer without its attempt.
+    fn completion(self) -> Completion {
         Completion { model: self.model, headers: self.headers, deltas: self.deltas }
     }
 }

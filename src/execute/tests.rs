@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use http::StatusCode;
 use tokio::time::timeout;
@@ -15,7 +14,7 @@ use crate::backend::{Completion, Status};
 use crate::confidence::{Judge, ScoreName};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
-use crate::request::{Ask, Chat, ClientBody, Finish, ModelId, Part, Request, Sampling, TenantId};
+use crate::request::{Ask, Chat, ClientBody, Finish, Message, ModelId, Part, Request, Role, Sampling, TenantId};
 
 const LONG: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_millis(10);
@@ -28,6 +27,18 @@ struct Book(Mutex<Vec<Receipt>>);
 impl Record for Book {
     fn record(&self, receipt: Receipt) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(receipt);
+    }
+}
+
+fn said(text: &str) -> Message {
+    Message {
+        role: Role::User,
+        text: text.into(),
+        images: 0,
+        other_parts: 0,
+        name: None,
+        tool_calls: None,
+        tool_call_id: None,
     }
 }
 
@@ -75,8 +86,8 @@ impl House {
             tenant: TenantId::anonymous(),
             model: "auto".into(),
             stream: self.stream,
-            ask: Ask::Chat(Chat { sampling, ..Chat::default() }),
-            body: ClientBody { bytes: Bytes::from(vec![b' '; 40]), ..ClientBody::default() },
+            ask: Ask::Chat(Chat { messages: vec![said(&"x".repeat(40))], sampling, ..Chat::default() }),
+            body: ClientBody::default(),
             headers: Default::default(),
             authorization: None,
         }
@@ -435,6 +446,15 @@ mod cascades {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_answer_accepted_without_a_certificate_says_so() {
+        let gate = Gate { judge: Arc::new(Judge::uncertified(Some(0.5))), hold_back: HoldBack::All };
+        let local = fake([say("yes", &[-0.1]), end(5, 1)]);
+        let told = House::of(&[(LOCAL, &local), (UP, &large())]).ask(cascade(gate, OnFailure::Error)).await;
+        assert_eq!((told.text(), told.reasons()), ("yes", vec![Some(Reason::Uncertified)]));
+        assert_eq!(told.receipt.attempts[0].outcome, AttemptOutcome::Served);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn when_the_last_stage_fails_the_client_gets_its_error() {
         let (local, up) = (fake([say("doubt", &[-5.0]), end(5, 1)]), failing(down(Retry::Never)));
         let house = House::of(&[(LOCAL, &local), (UP, &up)]);
@@ -460,6 +480,35 @@ mod degraded {
             assert_eq!((told.receipt.outcome, local.canceled()), (Outcome::Ok, 0));
             assert!(!told.receipt.attempts[0].wasted);
         }
+    }
+
+    /// A long answer, doubtful from its first token, of 200 tokens in 20 s.
+    fn long_doubt() -> Vec<Step> {
+        let more = (0..199).flat_map(|_| [Step::Wait(10 * SOON), say("x", &[-0.1])]);
+        [say("x", &[-5.0])].into_iter().chain(more).chain([end(5, 200)]).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kept_answer_is_read_while_the_next_stage_is_asked() {
+        let (local, up) = (fake(long_doubt()), fake([Step::Wait(LONG), Step::Fail(down(Retry::Elsewhere))]));
+        let house = House::of(&[(LOCAL, &local), (UP, &up)]);
+        let mut asked = Box::pin(house.ask(cascade(min_gate(HoldBack::All), OnFailure::Local)));
+        assert!(timeout(LONG / 2, &mut asked).await.is_err());
+        assert_eq!((local.given(), local.canceled()), (201, 0), "whole, and its slot is free");
+        let told = asked.await;
+        assert_eq!((told.text(), told.degraded), (&*"x".repeat(200), Some("upstream-failed")));
+        assert_eq!(told.receipt.e2e, LONG, "nothing was left to wait for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_of_a_kept_answer_in_vain_is_wasted() {
+        let (local, up) = (fake(long_doubt()), fake([Step::Wait(LONG), say("big", &[]), end(10, 1)]));
+        let house = House::of(&[(LOCAL, &local), (UP, &up)]);
+        let told = house.ask(cascade(min_gate(HoldBack::All), OnFailure::Local)).await;
+        let small = &told.receipt.attempts[0];
+        assert_eq!((told.text(), small.outcome, small.wasted), ("big", AttemptOutcome::Discarded, true));
+        assert_eq!((small.usage.completion_tokens, small.estimated), (200, false));
+        assert_eq!(small.reason, Some(Reason::EarlyLowConfidence));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use llguidance::Matcher;
 
+use super::aside::fault;
 use super::constraint;
 use super::sampler::{Sampler, TokenScore, score, score_greedy};
 use super::stop::TextOut;
 use super::toolcall::{Piece, ToolCallParser};
 use super::vocabulary::Vocabulary;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::request::{Finish, Part, Sampling, Token, ToolCall};
 
 /// What all choices of a request share.
@@ -25,6 +26,8 @@ pub(super) struct Terms {
     pub(super) matcher: Option<Matcher>,
     /// The names of the tools offered; `None`: tool calls are not looked for.
     pub(super) tools: Option<Vec<String>>,
+    /// Whether the first tool call ends the answer.
+    pub(super) one_call: bool,
 }
 
 impl Terms {
@@ -44,6 +47,7 @@ pub(super) struct Answer {
     out: TextOut,
     calls: Option<ToolCallParser>,
     called: u32,
+    one_call: bool,
     top: usize,
     left: u32,
 }
@@ -68,6 +72,7 @@ impl Answer {
             out: TextOut::new(terms.sampling.stop.clone()),
             calls: terms.tools.clone().map(ToolCallParser::new),
             called: 0,
+            one_call: terms.one_call,
             top: terms.top(),
             left: limit,
         }
@@ -83,6 +88,7 @@ impl Answer {
         let emitted = if end { None } else { Some(self.out.push(&bytes)) };
         let stopped = end || emitted.as_ref().is_some_and(|e| e.stopped) || self.is_complete();
         let mut parts = self.write(emitted.map(|e| e.text).unwrap_or_default(), tokens);
+        let stopped = stopped || self.has_called_enough();
         if stopped || self.left == 0 {
             self.finish(&mut parts, if stopped { Finish::Stop } else { Finish::Length });
             return Ok(Step { parts, next: None });
@@ -97,7 +103,7 @@ impl Answer {
         let mask = self.matcher.as_mut().map(|matcher| matcher.compute_mask().map_err(constraint::broken));
         let mask = mask.transpose()?;
         let token = self.sampler.sample(logits, mask.as_ref().map(|mask| mask.as_slice()));
-        let token = token.ok_or_else(|| Error::internal("the model's logits allow no token"))?;
+        let token = token.ok_or_else(|| fault("the model's logits allow no token"))?;
         self.sampler.accept(token);
         if let Some(matcher) = &mut self.matcher {
             matcher.consume_token(token).map_err(constraint::broken)?;
@@ -122,6 +128,11 @@ impl Answer {
         self.matcher.as_ref().is_some_and(Matcher::is_stopped)
     }
 
+    /// Whether the only call allowed has been made: what follows it is not part of the answer.
+    fn has_called_enough(&self) -> bool {
+        self.one_call && self.called > 0
+    }
+
     /// The parts of some new text: tool calls, where looked for, are no text.
     fn write(&mut self, text: String, tokens: Vec<Token>) -> Vec<Part> {
         let pieces = match &mut self.calls {
@@ -134,6 +145,9 @@ impl Answer {
     fn sort(&mut self, pieces: Vec<Piece>, tokens: Vec<Token>) -> Vec<Part> {
         let (mut said, mut calls) = (String::new(), Vec::new());
         for piece in pieces {
+            if self.has_called_enough() {
+                break;
+            }
             match piece {
                 Piece::Text(text) => said.push_str(&text),
                 Piece::Call { name, arguments } => {

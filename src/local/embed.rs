@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use tokio::time::Instant;
 
+use super::aside::{Waiting, fault, prepare_aside};
 use super::engine::Rules;
 use super::gauges::{Gauges, Place};
 use super::model::{Model, llama};
@@ -29,7 +29,7 @@ use super::refuse;
 use super::schedule::Speed;
 use super::threads::ThreadBudget;
 use crate::backend::{Backend, Call, Completion, Status};
-use crate::error::{Error, Kind, Origin, Result};
+use crate::error::Result;
 use crate::request::{Ask, Delta, Embed, Part, Prompt, Request, Usage};
 
 /// How long the loop rests when no client reads.
@@ -69,13 +69,8 @@ impl Embedder {
         let (requests, arrivals) = mpsc::sync_channel(queue + rules.slots);
         let (ready, started) = mpsc::channel();
         let (owned, told) = (model.clone(), gauges.clone());
-        let run = move || {
-            let live = || own_context(&owned, Desk { rules, budget, requests: arrivals, gauges: told.clone() }, &ready);
-            if catch_unwind(AssertUnwindSafe(live)).is_err() {
-                tracing::error!("an embedding thread failed and has ended");
-            }
-            told.close();
-        };
+        let desk = Desk { rules, budget, requests: arrivals, gauges: gauges.clone() };
+        let run = move || told.outlive(|| own_context(&owned, desk, &ready));
         let thread = std::thread::Builder::new().name("weir-embed".into());
         thread.spawn(run).map_err(|error| format!("no thread for the engine: {error}"))?;
         started.recv().unwrap_or_else(|_| Err("the engine ended while it started".into()))?;
@@ -84,11 +79,11 @@ impl Embedder {
 
     async fn begin(&self, call: Call) -> Result<Completion> {
         self.check(&call.request)?;
-        let place = self.gauges.enter()?;
-        let (model, context, request) = (self.model.clone(), self.context, call.request);
-        let inputs = tokio::task::spawn_blocking(move || read_inputs(&model, context, &request)).await;
-        let inputs = inputs.map_err(|_| Error::internal("preparing the request failed"))??;
         let (outlet, inlet) = outlet();
+        let waiting = Waiting { outlet, place: self.gauges.enter()? };
+        let (model, context, request) = (self.model.clone(), self.context, call.request);
+        let (inputs, Waiting { outlet, place }) =
+            prepare_aside(waiting, move || read_inputs(&model, context, &request)).await?;
         let order = Order { inputs, done: 0, outlet, place: Some(place) };
         self.requests.try_send(order).map_err(|_| engine_ended())?;
         let deltas = inlet.begin().await?;
@@ -128,7 +123,7 @@ fn read_inputs(model: &Model, context: u32, request: &Request) -> Result<Vec<Vec
         let tokens = match input {
             Prompt::Text(text) => {
                 check_bytes(model, context, text.len(), &param)?;
-                model.tokenise(text, false)
+                model.tokenise(text, false)?
             }
             Prompt::Tokens(tokens) => {
                 check_tokens(model, tokens, &param)?;
@@ -294,7 +289,7 @@ impl Reader<'_> {
         for (number, order) in std::mem::take(&mut self.orders).into_iter().enumerate() {
             if owners.contains(&number) {
                 let message = format!("the model could not read the input: {reason}");
-                order.outlet.fail(Error::new(Kind::Internal, Origin::Local, message));
+                order.outlet.fail(fault(message));
             } else {
                 self.orders.push_back(order);
             }

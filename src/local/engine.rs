@@ -72,7 +72,8 @@ pub(super) struct Rules {
     pub(super) threads: usize,
     /// When a client that does not read is given up.
     pub(super) idle_timeout: Duration,
-    /// Whether a part of a sequence can be removed and copied (not so for recurrent states).
+    /// Whether a part of a sequence can be removed and copied (not so for recurrent states and
+    /// sliding windows: there each choice reads the prompt).
     pub(super) copies: bool,
 }
 
@@ -208,7 +209,8 @@ impl<'model> Engine<'model> {
         let Some(job) = self.jobs.get(&request) else { return false };
         let Some(turn) = job.turn() else { return false };
         let prompt = turn.prompt.tokens.clone();
-        let leader = if turn.first { None } else { self.reader_of(&prompt) };
+        let shares = !turn.first && self.parts.rules.copies;
+        let leader = if shares { self.reader_of(&prompt) } else { None };
         let held: Vec<Held<'_>> = self.slots.iter().map(Slot::held).collect();
         let wanted: &[u32] = if leader.is_some() { &[] } else { &prompt };
         let Some(placement) = schedule::place(wanted, &held, self.parts.rules.copies) else { return false };
@@ -403,11 +405,5 @@ impl<'model> Engine<'model> {
         let held: usize = self.slots.iter().map(|slot| slot.tokens.len()).sum();
         let room = self.parts.rules.context * self.parts.rules.slots;
         self.parts.gauges.report(busy, held as f64 / room as f64);
-    }
-}
-
-impl Drop for Engine<'_> {
-    fn drop(&mut self) {
-        self.parts.gauges.close();
     }
 }

@@ -1,6 +1,7 @@
 //! How an engine is now, in atomics: written by the engine thread and by arriving requests, read
 //! by policies and metrics without waiting. The bound of the queue is kept here too.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -78,9 +79,14 @@ impl Gauges {
         self.mean_millis.store(mean, Ordering::Relaxed);
     }
 
-    /// The engine has ended and answers no more.
-    pub(super) fn close(&self) {
+    /// Runs the life of the engine; once it is over, by a panic too, which ends here, the engine is
+    /// not ready any more.
+    pub(super) fn outlive(&self, life: impl FnOnce()) {
+        let ended = catch_unwind(AssertUnwindSafe(life));
         self.ready.store(false, Ordering::Relaxed);
+        if ended.is_err() {
+            tracing::error!("an engine thread failed and has ended");
+        }
     }
 
     /// How the engine is now.
@@ -114,8 +120,17 @@ mod tests {
         drop(first);
         assert!(gauges.enter().is_ok());
         assert_eq!(gauges.status().queue_depth, 1);
-        gauges.close();
-        assert!(!gauges.status().ready);
+    }
+
+    #[test]
+    fn a_dead_engine_is_not_ready() {
+        let lives: [fn(); 2] = [|| (), || panic!("a fault")];
+        for life in lives {
+            let gauges = Gauges::new(1, 2);
+            assert!(gauges.status().ready);
+            gauges.outlive(life);
+            assert!(!gauges.status().ready);
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 
@@ -11,6 +10,7 @@ use futures::future::BoxFuture;
 use http::HeaderMap;
 use llama_cpp_2::context::params::LlamaContextParams;
 
+use super::aside::{Waiting, prepare_aside};
 use super::engine::{Engine, Parts, Rules};
 use super::gauges::Gauges;
 use super::job::Job;
@@ -20,7 +20,7 @@ use super::prepare::prepare;
 use super::refuse;
 use super::threads::ThreadBudget;
 use crate::backend::{Backend, Call, Completion, Status};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::request::{Ask, Request};
 
 /// The stack of an engine thread: masks of deep grammars recurse.
@@ -55,12 +55,9 @@ impl Generator {
             Parts { requests: arrivals, gauges: gauges.clone(), budget, vocabulary: model.vocabulary.clone(), rules };
         let owned = model.clone();
         let thread = std::thread::Builder::new().name("weir-engine".into()).stack_size(STACK);
-        let run = move || {
-            // A panic ends this engine only: its gauges close, its requests fail.
-            if catch_unwind(AssertUnwindSafe(|| own_context(&owned, parts, &ready))).is_err() {
-                tracing::error!("an engine thread failed and has ended");
-            }
-        };
+        let told = gauges.clone();
+        // A panic ends this engine only: its requests fail.
+        let run = move || told.outlive(|| own_context(&owned, parts, &ready));
         thread.spawn(run).map_err(|error| format!("no thread for the engine: {error}"))?;
         started.recv().unwrap_or_else(|_| Err("the engine ended while it started".into()))?;
         Ok(Generator { model, gauges, requests, context: rules.context as u32 })
@@ -68,11 +65,11 @@ impl Generator {
 
     async fn begin(&self, call: Call) -> Result<Completion> {
         self.check(&call.request)?;
-        let place = self.gauges.enter()?;
-        let (model, context, request) = (self.model.clone(), self.context, call.request);
-        let work = tokio::task::spawn_blocking(move || prepare(&model, context, &request)).await;
-        let work = work.map_err(|_| Error::internal("preparing the request failed"))??;
         let (outlet, inlet) = outlet();
+        let waiting = Waiting { outlet, place: self.gauges.enter()? };
+        let (model, context, request) = (self.model.clone(), self.context, call.request);
+        let (work, Waiting { outlet, place }) =
+            prepare_aside(waiting, move || prepare(&model, context, &request)).await?;
         match self.requests.try_send(Job::new(work, outlet, place)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(engine_ended()),

@@ -90,8 +90,9 @@ pub struct Host {
 
 impl Host {
     /// Loads the models, in parallel, each with an engine; all engines together compute with at
-    /// most `engine_threads` threads at once. An unchanged model of `previous` keeps its engine
-    /// (unless `engine_threads` changed). Any error: nothing is kept, and every problem is told.
+    /// most `engine_threads` threads at once. An unchanged model of `previous` keeps its engine, and
+    /// its number of threads stands as long as the process: engines that still answer would compute
+    /// beside those of a second budget. Any error: nothing is kept, and every problem is told.
     ///
     /// Must be called within a tokio runtime. Dropping the future lets a load that runs finish
     /// and then forgets it.
@@ -100,7 +101,7 @@ impl Host {
         engine_threads: usize,
         previous: Option<&Host>,
     ) -> Result<Host, Vec<LoadError>> {
-        let previous = previous.filter(|host| host.engine_threads == engine_threads);
+        let engine_threads = previous.map_or(engine_threads, |host| host.engine_threads);
         let budget = previous.map_or_else(|| Budget::new(engine_threads), |host| host.budget.clone());
         let loads = configs.into_iter().map(|config| {
             let carried = previous.and_then(|host| host.carry(&config));
@@ -155,5 +156,17 @@ async fn load_aside(config: ModelConfig, budget: Budget, threads: usize) -> Resu
         Ok(Ok(loaded)) => Ok(loaded),
         Ok(Err(message)) => Err(told(message)),
         Err(_) => Err(told("loading it failed unexpectedly".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_number_of_threads_stands_over_a_reload() {
+        let first = Host::open(Vec::new(), 1, None).await.unwrap();
+        let second = Host::open(Vec::new(), 4, Some(&first)).await.unwrap();
+        assert_eq!(second.engine_threads, 1);
     }
 }

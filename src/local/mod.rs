@@ -20,10 +20,13 @@
 //! it is computed in, since llama.cpp's results depend on the batch's shape.
 //!
 //! `engine`, `model`, `generate` and `embed` alone know llama.cpp; `sampler`, `stop`, `toolcall`,
-//! `template`, `threads`, `schedule`, `gauges` and `outlet` are plain Rust and build without it.
+//! `template`, `threads`, `schedule`, `gauges`, `aside` and `outlet` are plain Rust and build
+//! without it.
 
 #[cfg(feature = "local")]
 mod answer;
+#[cfg(any(test, feature = "local"))]
+mod aside;
 #[cfg(feature = "local")]
 mod constraint;
 #[cfg(feature = "local")]
@@ -46,7 +49,7 @@ mod model;
 mod outlet;
 #[cfg(feature = "local")]
 mod prepare;
-#[cfg(feature = "local")]
+#[cfg(any(test, feature = "local"))]
 mod refuse;
 #[cfg(any(test, feature = "local"))]
 mod sampler;

@@ -20,12 +20,14 @@ use llguidance::ParserFactory;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
 
+use super::aside::with_stack;
 use super::template::Template;
 use super::vocabulary::Vocabulary;
+use crate::error::Error;
 
 /// Texts up to this many bytes are tokenised on the caller's stack.
 const LONG_TEXT: usize = 4 * 1024;
-/// Stack of a longer one, per byte; it is only touched where it is needed.
+/// Stack of a longer one, per byte.
 const STACK_PER_BYTE: usize = 1024;
 
 /// llama.cpp's value type of a string in a GGUF header.
@@ -95,9 +97,11 @@ impl Model {
         number(&self.llama, &self.architecture, key)
     }
 
-    /// Whether parts of a sequence can be removed and copied.
+    /// Whether parts of a sequence can be removed and copied: not of a recurrent state, nor where
+    /// a sliding window has forgotten what lies behind it.
     pub(super) fn copies(&self) -> bool {
-        !(self.llama.is_recurrent() || self.llama.is_hybrid())
+        let slides = self.number("attention.sliding_window").is_some_and(|tokens| tokens > 0);
+        !(slides || self.llama.is_recurrent() || self.llama.is_hybrid())
     }
 
     /// Bytes of f16 KV cache for so many tokens.
@@ -112,33 +116,29 @@ impl Model {
 
     /// The tokens of a rendered chat, whose special tokens stand in the text. BOS is added where
     /// the model wants one and the template did not write it.
-    pub(super) fn tokenise_chat(&self, text: &str) -> Vec<u32> {
+    pub(super) fn tokenise_chat(&self, text: &str) -> Result<Vec<u32>, Error> {
         let vocab = self.llama.vocab();
-        let mut tokens = self.split(text, false, true);
+        let mut tokens = self.split(text, false, true)?;
         if vocab.should_add_bos() && vocab.bos().0 >= 0 && tokens.first() != Some(&vocab.bos()) {
             tokens.insert(0, vocab.bos());
         }
-        ids(tokens)
+        Ok(ids(tokens))
     }
 
     /// The tokens of plain text, with what the model wants around it. `special`: whether the
     /// text may name special tokens.
-    pub(super) fn tokenise(&self, text: &str, special: bool) -> Vec<u32> {
-        ids(self.split(text, true, special))
+    pub(super) fn tokenise(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
+        Ok(ids(self.split(text, true, special)?))
     }
 
     /// llama.cpp's tokeniser. For some vocabularies it recurses once per character, so a long text
-    /// gets a thread with a stack in proportion; without one it has no tokens.
-    fn split(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<LlamaToken> {
+    /// gets a thread with a stack in proportion; an error where there is none.
+    fn split(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<LlamaToken>, Error> {
         let split = || self.llama.vocab().tokenize(text.as_bytes(), add_special, parse_special);
         if text.len() <= LONG_TEXT {
-            return split();
+            return Ok(split());
         }
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK_PER_BYTE * text.len());
-            let split = thread.spawn_scoped(scope, split).map(std::thread::ScopedJoinHandle::join);
-            split.ok().and_then(Result::ok).unwrap_or_default()
-        })
+        with_stack(STACK_PER_BYTE * text.len(), split)
     }
 
     /// What compiles schemas for this model's tokens; made once, when first asked for. Locked, so

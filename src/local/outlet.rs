@@ -59,6 +59,11 @@ impl Outlet {
         self.pending.push_back(delta);
     }
 
+    /// Whether the client has left.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Whether everything pushed has left.
     pub(super) fn is_clear(&self) -> bool {
         self.pending.is_empty()
@@ -66,7 +71,7 @@ impl Outlet {
 
     /// Sends what the client takes.
     pub(super) fn flush(&mut self, now: Instant) -> Flow {
-        if self.sender.is_closed() {
+        if self.is_closed() {
             return Flow::Closed;
         }
         while let Some(delta) = self.pending.pop_front() {

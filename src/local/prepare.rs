@@ -8,11 +8,12 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::answer::Terms;
+use super::aside::fault;
 use super::constraint;
 use super::job::{Prompt, Work};
 use super::model::Model;
 use super::refuse;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::request::{self, Ask, Chat, Request, Sampling, Text, Tools};
 
 /// Everything the engine needs to answer a chat or a completion.
@@ -36,7 +37,7 @@ fn read_chat(model: &Model, context: u32, chat: &Chat) -> Result<Prompt> {
     };
     let text = template.render(chat)?;
     check_bytes(model, context, text.len(), "messages")?;
-    build_prompt(model.tokenise_chat(&text), None, ("messages", context), &chat.sampling)
+    build_prompt(model.tokenise_chat(&text)?, None, ("messages", context), &chat.sampling)
 }
 
 fn chat_terms(model: &Model, chat: &Chat) -> Result<Terms> {
@@ -46,14 +47,15 @@ fn chat_terms(model: &Model, chat: &Chat) -> Result<Terms> {
     let matcher = if free {
         None
     } else {
-        let factory = model.grammars().map_err(Error::internal)?;
+        let factory = model.grammars().map_err(fault)?;
         match tools.map(|tools| constraint::compile_calls(&factory, tools)).transpose()?.flatten() {
             Some(calls) => Some(calls),
             None => constraint::compile_format(&factory, &chat.format)?,
         }
     };
     let sampling = Arc::new(chat.sampling.clone());
-    Ok(Terms { sampling, matcher, tools: tools.map(names) })
+    let one_call = tools.is_some_and(|tools| !tools.parallel_tool_calls);
+    Ok(Terms { sampling, matcher, tools: tools.map(names), one_call })
 }
 
 /// The names of the tools that a client offers.
@@ -71,7 +73,7 @@ fn names(tools: &Tools) -> Vec<String> {
 }
 
 fn text_terms(sampling: &Sampling) -> Terms {
-    Terms { sampling: Arc::new(sampling.clone()), matcher: None, tools: None }
+    Terms { sampling: Arc::new(sampling.clone()), matcher: None, tools: None, one_call: false }
 }
 
 fn read_texts(model: &Model, context: u32, text: &Text) -> Result<Vec<Prompt>> {
@@ -90,7 +92,7 @@ fn read_prompt(model: &Model, context: u32, prompt: &request::Prompt) -> Result<
     match prompt {
         request::Prompt::Text(text) => {
             check_bytes(model, context, text.len(), "prompt")?;
-            Ok(model.tokenise(text, true))
+            model.tokenise(text, true)
         }
         request::Prompt::Tokens(tokens) => {
             check_tokens(model, tokens, "prompt")?;

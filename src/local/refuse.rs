@@ -4,7 +4,12 @@
 
 use super::template::Template;
 use crate::error::{Error, Kind, Origin, Result, Retry};
-use crate::request::{Chat, Text};
+use crate::request::{Chat, Sampling, Text};
+
+/// Answers to one request at most: all of them are kept while one is judged.
+const MOST_ANSWERS: usize = 256;
+/// Entries of `logit_bias` at most: each costs every step of the engine.
+const MOST_BIASES: usize = 1024;
 
 /// The error of a request that this model cannot serve because of `param`.
 pub(super) fn local(param: &str, message: impl Into<String>) -> Error {
@@ -14,6 +19,7 @@ pub(super) fn local(param: &str, message: impl Into<String>) -> Error {
 /// Whether a model with this chat template can serve the chat.
 pub(super) fn chat(chat: &Chat, template: Option<&Template>) -> Result<()> {
     upstream_only(chat.upstream_only.as_deref())?;
+    amount(1, &chat.sampling)?;
     let Some(template) = template else {
         return Err(local("messages", "this model has no usable chat template; ask /v1/completions"));
     };
@@ -37,7 +43,25 @@ pub(super) fn chat(chat: &Chat, template: Option<&Template>) -> Result<()> {
 
 /// Whether a model can serve the completion.
 pub(super) fn text(text: &Text) -> Result<()> {
-    upstream_only(text.upstream_only.as_deref())
+    upstream_only(text.upstream_only.as_deref())?;
+    amount(text.prompts.len(), &text.sampling)
+}
+
+/// Whether a model can serve so many prompts sampled like this.
+fn amount(prompts: usize, sampling: &Sampling) -> Result<()> {
+    let answers = prompts.saturating_mul(sampling.n.max(1) as usize);
+    if answers > MOST_ANSWERS {
+        let message = format!(
+            "{prompts} prompts with n = {} ask for {answers} answers, at most {MOST_ANSWERS} are given",
+            sampling.n
+        );
+        return Err(local("n", message));
+    }
+    let biases = sampling.logit_bias.len();
+    if biases > MOST_BIASES {
+        return Err(local("logit_bias", format!("{biases} entries, at most {MOST_BIASES} are taken")));
+    }
+    Ok(())
 }
 
 fn upstream_only(param: Option<&str>) -> Result<()> {
@@ -52,4 +76,37 @@ pub(super) fn too_long(param: &str, tokens: usize, context: u32) -> Error {
     let message =
         format!("the prompt has {tokens} tokens, the model's context takes {context} for prompt and answer together");
     local(param, message).code("context_length_exceeded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::Prompt;
+
+    fn refused(prompts: usize, n: u32, biases: u32) -> Option<String> {
+        let logit_bias = (0..biases).map(|token| (token, 1.0)).collect();
+        let sampling = Sampling { n, logit_bias, ..Sampling::default() };
+        let asked = Text { prompts: vec![Prompt::Tokens(vec![1]); prompts], sampling, ..Text::default() };
+        let error = text(&asked).err()?;
+        assert_eq!((error.kind(), error.detail().retry), (Kind::Invalid, Retry::Elsewhere));
+        Some(format!("{}: {}", error.detail().param.as_deref().unwrap(), error.detail().message))
+    }
+
+    #[test]
+    fn a_request_for_too_much_names_the_limit() {
+        assert_eq!(refused(2, 128, 1024), None);
+        assert_eq!(refused(256, 0, 0), None);
+        let answers = "n: 2048 prompts with n = 128 ask for 262144 answers, at most 256 are given";
+        assert_eq!(refused(2048, 128, 0).as_deref(), Some(answers));
+        assert_eq!(refused(1, 1, 1025).as_deref(), Some("logit_bias: 1025 entries, at most 1024 are taken"));
+        let sampling = Sampling { logit_bias: vec![(1, 1.0); 1025], ..Sampling::default() };
+        let error = chat(&Chat { sampling, ..Chat::default() }, None).unwrap_err();
+        assert_eq!(error.detail().param.as_deref(), Some("logit_bias"));
+    }
+
+    #[test]
+    fn a_prompt_too_long_for_this_model_may_fit_another() {
+        let error = too_long("messages", 9000, 8192);
+        assert_eq!((error.detail().code, error.detail().retry), (Some("context_length_exceeded"), Retry::Elsewhere));
+    }
 }

@@ -10,7 +10,7 @@ mod score;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -61,6 +61,11 @@ impl Penalties {
     }
 }
 
+/// One bias per token: of several the last counts.
+fn last_of_each(biases: &[(u32, f32)]) -> Vec<(u32, f32)> {
+    biases.iter().copied().collect::<BTreeMap<_, _>>().into_iter().collect()
+}
+
 impl Sampler {
     /// The sampler of the choice with this index. With a seed, choice k draws from seed + k;
     /// without, every choice is random. A repeat penalty that is not positive is none.
@@ -80,7 +85,7 @@ impl Sampler {
                 frequency: sampling.frequency_penalty.unwrap_or(0.0),
                 repeat: sampling.repeat_penalty.filter(|penalty| *penalty > 0.0).unwrap_or(1.0),
             },
-            bias: sampling.logit_bias.clone(),
+            bias: last_of_each(&sampling.logit_bias),
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
             seen: HashMap::new(),
             edited: Vec::new(),

@@ -114,15 +114,16 @@ pub(super) struct Placement {
 
 /// Chooses a free slot for a prompt, or `None` if there is none.
 ///
-/// The longest common prefix wins, in a busy slot too (`copies` permitting: a recurrent state
-/// cannot be copied in part). A free slot that would lose most of its cache keeps it, and the
-/// prefix is copied to the slot that was used longest ago.
+/// The longest common prefix wins, in a busy slot too. A free slot that would lose most of its
+/// cache keeps it, and the prefix is copied to the slot that was used longest ago. Without `copies`
+/// (a recurrent state, a sliding window: no part of a sequence can be cut off or copied) only a
+/// free slot is reused whose whole cache begins the prompt.
 pub(super) fn place(prompt: &[u32], held: &[Held<'_>], copies: bool) -> Option<Placement> {
     let oldest = (0..held.len()).filter(|&i| held[i].free).min_by_key(|&i| (held[i].used, i))?;
     let fresh = Placement { slot: oldest, from: None, reuse: 0 };
     let best = (0..held.len())
-        .filter(|&i| held[i].free || copies)
         .map(|i| (common_prefix(prompt, held[i].tokens).min(prompt.len().saturating_sub(1)), i))
+        .filter(|&(reuse, i)| copies || (held[i].free && reuse == held[i].tokens.len()))
         .max_by_key(|&(reuse, i)| (reuse, held[i].free, std::cmp::Reverse(i)));
     let Some((reuse, source)) = best.filter(|&(reuse, _)| reuse >= WORTH_REUSING) else { return Some(fresh) };
     let in_place = held[source].free && (source == oldest || !copies || 2 * reuse >= held[source].tokens.len());

@@ -175,15 +175,17 @@ impl Metrics {
         let Some(decided) = receipt.decided.as_ref().filter(|decided| decided.plan == PlanKind::Cascade) else {
             return;
         };
-        let served = receipt.served_by.is_some();
+        let answered = receipt.served_by.is_some();
         let last = receipt.attempts.len().saturating_sub(1);
         for (place, attempt) in receipt.attempts.iter().enumerate() {
             let Some(reason) = attempt.reason else {
                 continue;
             };
+            let served = !attempt.wasted && attempt.outcome != AttemptOutcome::Skipped;
             let outcome = match reason {
                 Reason::Accepted | Reason::Degraded => "accept",
-                _ if place == last && !served && receipt.outcome != Outcome::Canceled => "fail",
+                Reason::Uncertified if served => "accept",
+                _ if place == last && !answered && receipt.outcome != Outcome::Canceled => "fail",
                 _ => "escalate",
             };
             let stage = self.series_of(known, &attempt.model);

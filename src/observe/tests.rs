@@ -16,7 +16,7 @@ use crate::confidence::{Judge, ScoreName};
 use crate::error::{Error, Kind, Origin, Retry};
 use crate::execute::{Backends, run};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
-use crate::request::{Ask, Chat, ClientBody, ModelId, Request, TenantId};
+use crate::request::{Ask, Chat, ClientBody, Message, ModelId, Request, Role, TenantId};
 
 const LOCAL: &str = "local/small";
 const UP: &str = "up/large";
@@ -29,12 +29,21 @@ fn metrics() -> Arc<Metrics> {
 }
 
 fn request(model: &str) -> Request {
+    let message = Message {
+        role: Role::User,
+        text: "the prompt nobody may read".into(),
+        images: 0,
+        other_parts: 0,
+        name: None,
+        tool_calls: None,
+        tool_call_id: None,
+    };
     Request {
         id: "r-1".into(),
         tenant: TenantId::new("team"),
         model: model.into(),
         stream: true,
-        ask: Ask::Chat(Chat::default()),
+        ask: Ask::Chat(Chat { messages: vec![message], ..Chat::default() }),
         body: ClientBody { bytes: Bytes::from_static(b"the prompt nobody may read"), ..ClientBody::default() },
         headers: Default::default(),
         authorization: None,
@@ -42,8 +51,11 @@ fn request(model: &str) -> Request {
 }
 
 fn cascade() -> Plan {
-    let judge = Arc::new(Judge::at_least(ScoreName::MinLogprob, -1.0));
-    let gate = Some(Gate { judge, hold_back: HoldBack::All });
+    judged_by(Judge::at_least(ScoreName::MinLogprob, -1.0))
+}
+
+fn judged_by(judge: Judge) -> Plan {
+    let gate = Some(Gate { judge: Arc::new(judge), hold_back: HoldBack::All });
     let stages = vec![Stage { model: ModelId::new(LOCAL), gate }, Stage { model: ModelId::new(UP), gate: None }];
     Plan::Cascade { stages, on_failure: OnFailure::Error }
 }
@@ -130,6 +142,21 @@ async fn an_accepted_answer_shows_what_it_avoided() {
         r#"weir_avoided_cost_usd_total{policy="cheap"} 3"#,
         r#"weir_cost_usd_total{model="local/small"} 1"#,
         r#"weir_cascade_total{outcome="accept",policy="cheap",reason="accepted",stage="local/small"} 1"#,
+    ];
+    assert_samples(&metrics.render(&[]), &expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn uncertified_answers_show_whether_they_were_accepted() {
+    let metrics = metrics();
+    let backends = backends(vec![say("sure", &[-0.1]), end(5, 1)], vec![say("big", &[]), end(5, 1)]);
+    for threshold in [Some(0.5), None] {
+        ask(&metrics, "auto", judged_by(Judge::uncertified(threshold)), &backends).await;
+    }
+    let expected = [
+        r#"weir_cascade_total{outcome="accept",policy="cheap",reason="uncertified",stage="local/small"} 1"#,
+        r#"weir_cascade_total{outcome="escalate",policy="cheap",reason="uncertified",stage="local/small"} 1"#,
+        r#"weir_cascade_total{outcome="accept",policy="cheap",reason="accepted",stage="up/large"} 1"#,
     ];
     assert_samples(&metrics.render(&[]), &expected);
 }

@@ -135,12 +135,6 @@ impl Policy {
         &self.name
     }
 
-    /// Every model that some rule may ask, without repetition.
-    pub fn models(&self) -> BTreeSet<ModelId> {
-        let outcomes = self.rules.iter().map(|(_, outcome)| outcome).chain([&self.last]);
-        outcomes.flat_map(|outcome| outcome.plan.models()).cloned().collect()
-    }
-
     /// Decides. Total: a condition that fails at run time becomes a `Plan::Reject` (fail closed).
     pub fn decide(&self, request: &Request, facts: &Facts) -> Decision {
         let reading = Reading::of(request);

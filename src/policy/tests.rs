@@ -256,15 +256,15 @@ fn an_error_bound_falls_back_on_its_threshold_or_accepts_nothing() {
 fn the_built_in_policy_takes_the_names_it_is_given() {
     let (local, upstream) = (ModelId::new("local/small"), ModelId::new("up/mini"));
     let policy = Policy::auto(&local, &upstream, &names()).unwrap();
-    assert_eq!(policy.models(), [local.clone(), upstream.clone()].into());
     let decision = policy.decide(
         &chat(&["hello"]),
         &Facts {
-            models: vec![(local, Status { ready: true, queue_limit: 1, ..Status::default() })],
+            models: vec![(local.clone(), Status { ready: true, queue_limit: 1, ..Status::default() })],
             budget_left_usd: None,
         },
     );
     assert!(matches!(decision.plan, Plan::Cascade { .. }), "{decision:?}");
+    assert_eq!(decision.plan.models(), [&local, &upstream]);
     let odd = Policy::auto(&ModelId::new("local/a\"b"), &upstream, &names()).unwrap_err();
     assert!(odd[0].message.contains("must have no quotes"), "{odd:?}");
 }

@@ -1,9 +1,10 @@
-//! Answers from made-up logits over a vocabulary of ten tokens.
+//! Answers from made-up logits over a vocabulary of eleven tokens.
 
 use super::*;
+use crate::error::{Origin, Retry};
 
 /// Token 0 ends the turn.
-const PIECES: [&[u8]; 10] = [
+const PIECES: [&[u8]; 11] = [
     b"",
     b"one",
     b" two",
@@ -14,6 +15,7 @@ const PIECES: [&[u8]; 10] = [
     b"{\"name\": \"now\", ",
     b"\"arguments\": {}}",
     b"</tool_call>",
+    b"</tool_call>\n<tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_call> and",
 ];
 
 fn vocabulary() -> Arc<Vocabulary> {
@@ -21,7 +23,7 @@ fn vocabulary() -> Arc<Vocabulary> {
 }
 
 fn terms(sampling: Sampling) -> Terms {
-    Terms { sampling: Arc::new(sampling), matcher: None, tools: None }
+    Terms { sampling: Arc::new(sampling), matcher: None, tools: None, one_call: false }
 }
 
 fn greedy() -> Sampling {
@@ -84,7 +86,7 @@ fn each_token_comes_with_its_score_even_while_its_text_is_held_back() {
     let Part::Text { text: first, tokens } = &parts[0] else { panic!() };
     assert_eq!((first.as_str(), tokens.len()), ("", 1));
     assert_eq!(&tokens[0].bytes[..], b"\xe4\xb8");
-    let expected = -(1.0 + 9.0 * (-5.0f32).exp()).ln();
+    let expected = -(1.0 + 10.0 * (-5.0f32).exp()).ln();
     assert!((tokens[0].logprob - expected).abs() < 1e-5 && tokens[0].margin == 5.0);
     assert_eq!(tokens[0].top.len(), 2);
     assert_eq!(text(&parts), "中");
@@ -99,4 +101,26 @@ fn calls_are_no_text_and_change_the_finish() {
     assert_eq!((calls.len(), calls[0].name.as_str(), calls[0].arguments.as_str()), (1, "now", "{}"));
     assert!(calls[0].id.starts_with("call_"));
     assert_eq!((text(&parts).as_str(), count(&parts), finish(&parts)), ("", 5, Finish::ToolCalls));
+}
+
+#[test]
+fn logits_that_allow_no_token_are_a_fault_that_another_target_may_not_have() {
+    let sampling = Sampling { temperature: Some(1.0), ..greedy() };
+    let mut answer = Answer::new(&terms(sampling), 0, 9, vocabulary());
+    let error = answer.step(&[f32::NEG_INFINITY; PIECES.len()]).err().unwrap();
+    assert_eq!((error.detail().origin, error.detail().retry), (Origin::Local, Retry::Elsewhere));
+}
+
+#[test]
+fn where_calls_may_not_be_parallel_the_first_ends_the_answer() {
+    let made = |one_call: bool, tokens: &[u32]| {
+        let terms = Terms { tools: Some(vec!["now".into()]), one_call, ..terms(greedy()) };
+        let (parts, decoded) = run(Answer::new(&terms, 0, 99, vocabulary()), tokens);
+        let calls = parts.iter().filter(|part| matches!(part, Part::ToolCall(_))).count();
+        (calls, text(&parts), finish(&parts), decoded)
+    };
+    let twice = [6, 7, 8, 9, 6, 7, 8, 9, 0];
+    assert_eq!(made(false, &twice), (2, String::new(), Finish::ToolCalls, 8));
+    assert_eq!(made(true, &twice), (1, String::new(), Finish::ToolCalls, 3));
+    assert_eq!(made(true, &[1, 6, 7, 8, 10, 0]), (1, "one".into(), Finish::ToolCalls, 4), "in one token, too");
 }

@@ -179,7 +179,7 @@ fn penalties_change_the_logits_of_tokens_seen_as_documented() {
     let repeat = Sampling { repeat_penalty: Some(2.0), ..greedy() };
     let all = Sampling { presence_penalty: Some(0.25), repeat_penalty: Some(2.0), ..frequency.clone() };
     let negative = Sampling { presence_penalty: Some(-1.0), ..greedy() };
-    let table: [(Sampling, &[u32], [f32; 3]); 7] = [
+    let table: [(Sampling, &[u32], [f32; 3]); 8] = [
         (presence, &[0, 0, 1], [1.5, -1.5, 0.5]),
         (frequency, &[0, 0, 1], [1.0, -1.5, 0.5]),
         (repeat, &[0, 0, 1], [1.0, -2.0, 0.5]),
@@ -187,6 +187,7 @@ fn penalties_change_the_logits_of_tokens_seen_as_documented() {
         (negative, &[2], [2.0, -1.0, 1.5]),
         (Sampling { repeat_penalty: Some(0.0), ..greedy() }, &[0], [2.0, -1.0, 0.5]),
         (Sampling { logit_bias: vec![(2, 3.0), (9, 1.0)], ..greedy() }, &[0], [2.0, -1.0, 3.5]),
+        (Sampling { logit_bias: vec![(2, 9.0), (2, 3.0)], ..greedy() }, &[0], [2.0, -1.0, 3.5]),
     ];
     for (sampling, seen, wanted) in table {
         let mut sampler = Sampler::new(&sampling, 0);

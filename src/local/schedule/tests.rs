@@ -95,6 +95,18 @@ fn a_long_cache_is_not_given_up_for_a_short_prefix() {
 }
 
 #[test]
+fn a_cache_that_cannot_be_cut_is_reused_whole_or_not_at_all() {
+    let (prompt, whole, mut other) = (numbers(100), numbers(40), numbers(60));
+    other.push(1000);
+    let fresh = |slot| Some(Placement { slot, from: None, reuse: 0 });
+    let slots = [held(&[], true, 0), held(&whole, true, 1), held(&other, true, 2)];
+    assert_eq!(place(&prompt, &slots, false), Some(Placement { slot: 1, from: None, reuse: 40 }));
+    assert_eq!(place(&prompt, &[held(&[], true, 0), held(&other, true, 2)], false), fresh(0), "it goes on differently");
+    assert_eq!(place(&prompt, &[held(&[], true, 0), held(&prompt, true, 2)], false), fresh(0), "its last token stays");
+    assert_eq!(place(&prompt, &[held(&[], true, 0), held(&whole, false, 2)], false), fresh(0), "it is busy");
+}
+
+#[test]
 fn the_last_prompt_token_is_always_read_again() {
     let prompt = numbers(50);
     let slots = [held(&prompt, true, 1)];
