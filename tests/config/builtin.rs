@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weir::control::{self, Checked, Control, Environment, Options};
 use weir::error::Problem;
+use weir::request::ModelId;
 
 use super::{environment, models};
 use crate::fake_upstream::{Answer, FakeUpstream};
@@ -89,6 +90,17 @@ async fn a_named_model_is_not_asked_for() {
     let upstream = FakeUpstream::saying(Answer::json("{}")).await;
     assert_eq!(entries(&upstream, &[("OPENAI_MODEL", "named")]).await.0, ["auto", "openai/named"]);
     assert!(upstream.asked().is_empty());
+}
+
+#[tokio::test]
+async fn the_usual_models_of_the_upstream_have_a_price_and_no_other_has() {
+    let upstream = FakeUpstream::saying(Answer::json("{}")).await;
+    let (_, control) = entries(&upstream, &[("OPENAI_MODEL", "gpt-4.1")]).await;
+    let prices = Arc::clone(control.current().prices());
+    let input = |model: &str| prices.of(&ModelId::new(model)).map(|price| price.input);
+    assert_eq!(input("openai/gpt-4.1"), Some(2.0));
+    assert_eq!(input("openai/gpt-4.1-mini"), Some(0.4));
+    assert_eq!(input("openai/unheard-of"), None);
 }
 
 fn with_flags(models: &[(Option<&str>, &Path)], config: Option<&str>) -> Result<Checked, Vec<Problem>> {
