@@ -152,6 +152,9 @@ impl<'a> Checker<'a> {
             }
         }
         for upstream in raw.upstreams {
+            if !raw.tenants.is_empty() {
+                self.problems.extend(leaked_keys(&upstream));
+            }
             self.upstream(upstream);
         }
         for tenant in raw.tenants {
@@ -475,6 +478,17 @@ impl Checked {
             any: false,
         }
     }
+}
+
+/// With tenants, what a client sends is a key of ours: it must not be passed on.
+fn leaked_keys(upstream: &Placed<RawUpstream>) -> Option<Problem> {
+    let passes_on = upstream.value.api_key.as_ref().is_some_and(|key| key.client == Some(true));
+    let message = format!(
+        "upstream \"{}\": api_key = {{ client = true }} would send it the keys of [[tenant]]; \
+         want {{ env = \"NAME\" }} or {{ file = \"PATH\" }}",
+        upstream.value.name
+    );
+    passes_on.then(|| upstream.problem(message))
 }
 
 /// Every problem of a policy file by itself, its cases included.
