@@ -129,6 +129,18 @@ fn a_flag_serves_a_file_under_its_own_or_a_given_name() {
 }
 
 #[test]
+fn a_flag_serves_a_model_of_the_catalogue_under_its_name_there() {
+    let models = models();
+    let named = |name: Option<&str>| {
+        let model = (name.map(str::to_owned), "smollm2-135m-instruct".to_owned());
+        let env = environment(models.path(), &[]);
+        names(&control::read(&Options { models: vec![model], env, ..Options::default() }).unwrap())
+    };
+    assert_eq!(named(None), ["local/smollm2-135m-instruct"]);
+    assert_eq!(named(Some("small")), ["local/small"]);
+}
+
+#[test]
 fn flags_win_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tiny.gguf");
