@@ -21,9 +21,15 @@ fn builtin(env: Environment) -> Result<Checked, Vec<Problem>> {
 #[test]
 fn the_best_model_on_disk_is_served() {
     let models = models();
-    assert_eq!(names(&builtin(environment(models.path(), &[])).unwrap()), ["local/qwen2.5-coder-0.5b-instruct"]);
-    std::fs::remove_file(models.path().join("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")).unwrap();
-    assert_eq!(names(&builtin(environment(models.path(), &[])).unwrap()), ["local/smollm2-135m-instruct"]);
+    let ranked = [
+        ("local/qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"),
+        ("local/qwen2.5-coder-1.5b-instruct", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"),
+        ("local/smollm2-135m-instruct", "smollm2-135m-instruct-q4_1.gguf"),
+    ];
+    for (name, file) in ranked {
+        assert_eq!(names(&builtin(environment(models.path(), &[])).unwrap()), [name]);
+        std::fs::remove_file(models.path().join(file)).unwrap();
+    }
 }
 
 #[test]
