@@ -68,7 +68,10 @@ where
     meter.asker(id, &tenant);
     match &route {
         Route::Models => return Ok(api::models(&snapshot.entries())),
-        Route::Model(model) => return api::model(&snapshot.entries(), model),
+        Route::Model(name) => {
+            let entry = snapshot.entry(name)?;
+            return api::model(std::slice::from_ref(&entry), &entry.id);
+        }
         Route::Chat | Route::Text | Route::Embed => {}
     }
     let asker = Asker { id: Arc::clone(id), tenant };

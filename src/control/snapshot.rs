@@ -64,11 +64,18 @@ impl Snapshot {
 
     /// Every name that a client may ask for, virtual ones first.
     pub fn entries(&self) -> Vec<ModelEntry> {
-        let entry = |id: ModelId| {
-            let owned_by = id.split().map_or("weir", |(owner, _)| owner).to_owned();
-            ModelEntry { id: id.as_str().to_owned(), owned_by, created: self.built }
-        };
-        self.routes.names().into_iter().map(entry).collect()
+        self.routes.names().iter().map(|name| self.described(name)).collect()
+    }
+
+    /// The entry of a name that a client may ask for, under its full name: what [`Snapshot::route`]
+    /// finds has one, be it a short name or `UPSTREAM/anything`.
+    pub fn entry(&self, model: &str) -> Result<ModelEntry> {
+        self.routes.full_name(model).map(|name| self.described(&name))
+    }
+
+    fn described(&self, name: &ModelId) -> ModelEntry {
+        let owned_by = name.split().map_or("weir", |(owner, _)| owner).to_owned();
+        ModelEntry { id: name.as_str().to_owned(), owned_by, created: self.built }
     }
 
     /// Every name that a request's `model` may have, short ones too.
@@ -128,6 +135,14 @@ impl Routes {
             Some(_) => Ok(Arc::new(Policy::direct(&ModelId::new(model)))),
             None => Err(self.unknown(model)),
         }
+    }
+
+    /// What a name stands for: itself, unless it is the short name of a model.
+    fn full_name(&self, model: &str) -> Result<ModelId> {
+        self.find(model)?;
+        let is_virtual = self.virtuals.iter().any(|name| name.as_str() == model);
+        let short = self.known.short.get(model).filter(|_| !is_virtual);
+        Ok(short.cloned().unwrap_or_else(|| ModelId::new(model)))
     }
 
     fn unknown(&self, model: &str) -> Error {
