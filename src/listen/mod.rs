@@ -31,13 +31,14 @@ use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::background_service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use boot::{BootService, StopSignal};
 use idle::Traffic;
 pub use layers::Front;
-use port::{Port, Serve, bind};
+use port::{MOST_CONNECTIONS, Port, Serve, bind};
 pub use state::Running;
 use state::State;
 
@@ -67,10 +68,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Serves until a signal ends the process. Both ports are bound first: a taken one is an error
 /// that names it. The data port opens when `boot` is done, the admin port at once.
 pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
-    let (data, listen) = bind(&config.listen)?;
-    let (admin, _) = bind(&config.admin)?;
+    let (data_port, listen) = bind(&config.listen)?;
+    let (admin_port, _) = bind(&config.admin)?;
     let state = Arc::new(State::default());
     let connections = TaskTracker::new();
+    let room = || Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
 
@@ -82,26 +84,28 @@ pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
     };
     let boot = server.add_service(background_service("boot", boot));
     let opened = Arc::clone(&state);
-    let data = Port {
+    let data_port = Port {
         name: "data",
         threads: config.workers,
-        socket: Some(data),
+        socket: Some(data_port),
         serve: serve_client(&state),
         opened: Box::new(move || {
             opened.bound();
             tracing::info!(%listen, "serving");
         }),
         connections,
+        room: room(),
         while_draining: false,
     };
-    server.add_service(data).add_dependency(boot);
+    server.add_service(data_port).add_dependency(boot);
     server.add_service(Port {
         name: "admin",
         threads: 1,
-        socket: Some(admin),
+        socket: Some(admin_port),
         serve: serve_operator(&state),
         opened: Box::new(|| {}),
         connections: TaskTracker::new(),
+        room: room(),
         while_draining: true,
     });
 
