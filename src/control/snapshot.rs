@@ -91,6 +91,11 @@ impl Snapshot {
         listed.chain(wild).collect()
     }
 
+    /// The local models whose engines have ended: nothing but a reload starts them again.
+    pub fn stopped(&self) -> Vec<String> {
+        not_ready(self.statuses())
+    }
+
     /// The live state that a decision may depend on; empty for a policy that has no conditions.
     pub fn facts(&self, policy: &Policy, _request: &Request) -> Facts {
         if !policy.reads_facts() {
@@ -166,5 +171,24 @@ impl Routes {
 
     fn names(&self) -> Vec<ModelId> {
         self.virtuals.iter().chain(&self.known.models).cloned().collect()
+    }
+}
+
+/// An upstream never counts: its state is not ours.
+fn not_ready(statuses: Vec<(ModelId, Status)>) -> Vec<String> {
+    let stopped = statuses.into_iter().filter(|(id, now)| id.is_local() && !now.ready);
+    stopped.map(|(id, _)| id.as_str().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ModelId, Status, not_ready};
+
+    #[test]
+    fn only_a_local_model_can_have_stopped() {
+        let now = |name: &str, ready: bool| (ModelId::new(name), Status { ready, ..Status::default() });
+        assert_eq!(not_ready(vec![now("local/a", true), now("up/m", false), now("up/*", false)]), [""; 0]);
+        let statuses = vec![now("local/a", false), now("local/b", true), now("up/local/c", false)];
+        assert_eq!(not_ready(statuses), ["local/a"]);
     }
 }
