@@ -35,7 +35,7 @@ import zlib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NEEDED_BY_RUN = ("local", "large")
+NEEDED_BY_RUN = ("local", "large", "embeddings")
 CHUNK = 1 << 20
 PARALLEL = 6
 ATTEMPTS = 5
