@@ -210,9 +210,8 @@ class Job:
         if path.stat().st_size == self.model["bytes"] and sha256_of(path, self.stop) == self.model["sha256"]:
             stamp_of(path).write_text(self.model["sha256"] + "\n")
             return True
-        say(f"{path}: not the file of the catalogue; fetching it anew")
+        say(f"{path}: not the file of the catalogue; fetching the right one in its place")
         stamp_of(path).unlink(missing_ok=True)
-        path.unlink()
         return False
 
     def way_out(self, reasons):

@@ -306,6 +306,16 @@ class InTheCache(FetchTest):
         self.assertEqual(code, 0, told)
         self.assert_fetched()
 
+    def test_another_file_of_that_name_stays_until_the_right_one_is_here(self):
+        self.cache.mkdir(parents=True)
+        self.file.write_bytes(b"mine")
+        self.hub.script = [404]
+        code, told = self.fetch("tiny")
+        self.assertEqual(code, 1)
+        self.assertIn("not the file of the catalogue", told)
+        self.assertEqual(self.file.read_bytes(), b"mine")
+        self.assertFalse(self.stamp.exists())
+
     def test_two_at_once_fetch_once(self):
         self.hub.may_answer.clear()
         first = self.start("tiny")
