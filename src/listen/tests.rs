@@ -14,7 +14,7 @@ use super::{Front, IDLE_TIMEOUT, connection};
 use crate::gateway::tests::open;
 
 /// A client's end of a connection that is served until the set is dropped.
-async fn connect(front: &Front) -> (DuplexStream, JoinSet<()>) {
+fn connect(front: &Front) -> (DuplexStream, JoinSet<()>) {
     let (client, server) = duplex(1 << 16);
     let (front, mut serving) = (front.clone(), JoinSet::new());
     serving.spawn(async move { connection(server, &front, std::future::pending()).await });
@@ -35,8 +35,10 @@ async fn ends(mut serving: JoinSet<()>) {
 #[tokio::test]
 async fn a_client_that_sends_nothing_or_stops_in_its_first_line_is_closed() {
     let front = front().await;
-    for first in ["", "P", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET /v1/mod", "GET / HTTP/1.1\r\n"] {
-        let (mut client, serving) = connect(&front).await;
+    for first in
+        ["", "P", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET /v1/mod", "GET / HTTP/1.1\r\n"]
+    {
+        let (mut client, serving) = connect(&front);
         client.write_all(first.as_bytes()).await.unwrap();
         ends(serving).await;
     }
@@ -45,7 +47,7 @@ async fn a_client_that_sends_nothing_or_stops_in_its_first_line_is_closed() {
 #[tokio::test]
 async fn h2_that_answers_pings_and_asks_nothing_more_is_closed() {
     let front = front().await;
-    let (client, serving) = connect(&front).await;
+    let (client, serving) = connect(&front);
     let io = TokioIo::new(client);
     let (mut sender, client) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     let mut clients = JoinSet::new();
@@ -59,7 +61,7 @@ async fn h2_that_answers_pings_and_asks_nothing_more_is_closed() {
 #[tokio::test]
 async fn a_request_that_takes_long_does_not_make_its_connection_idle() {
     let front = front().await;
-    let (mut client, _serving) = connect(&front).await;
+    let (mut client, _serving) = connect(&front);
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nx-request-id: own-1\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
     time::sleep(20 * IDLE_TIMEOUT).await;
@@ -78,10 +80,10 @@ async fn a_request_that_is_shed_is_answered_with_its_id() {
         let length = if id == "first" { "content-length: 9" } else { "content-length: 0" };
         format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{length}\r\nx-request-id: {id}\r\n\r\n")
     };
-    let (mut first, _serving) = connect(&front).await;
+    let (mut first, _serving) = connect(&front);
     first.write_all(head("first").as_bytes()).await.unwrap();
     time::sleep(Duration::from_secs(1)).await;
-    let (mut second, _serving) = connect(&front).await;
+    let (mut second, _serving) = connect(&front);
     second.write_all(head("second").as_bytes()).await.unwrap();
     let mut answer = [0; 1024];
     let count = second.read(&mut answer).await.unwrap();
