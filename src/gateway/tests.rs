@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
-use tokio::time::{self, Instant};
+use tokio::time::{self, Instant, Interval, interval};
 
 use super::{Gateway, REQUEST_ID, TIMEOUT_TO_HEAD, request_id};
 use crate::account::{Outcome, Receipt, Record};
@@ -39,9 +40,11 @@ pub(crate) async fn open(tenant: &str) -> (Arc<Gateway>, Arc<Book>) {
     (Arc::new(Gateway::new(control, Arc::clone(&book) as Arc<dyn Record>)), book)
 }
 
-/// A client's body that never comes, or panics.
+/// A client's body that never comes, never ends, or panics.
 enum Odd {
     Silent,
+    /// A byte at each tick.
+    Drips(Interval),
     Panics,
 }
 
@@ -49,9 +52,10 @@ impl http_body::Body for Odd {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match *self {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
             Odd::Silent => Poll::Pending,
+            Odd::Drips(drops) => drops.poll_tick(cx).map(|_| Some(Ok(Frame::data(Bytes::from_static(b" "))))),
             Odd::Panics => panic!("a fault"),
         }
     }
@@ -81,7 +85,8 @@ async fn what_takes_too_long_is_a_504_with_the_requests_id_and_its_receipt_says_
     let (gateway, book) = open("").await;
     time::pause();
     let begun = Instant::now();
-    let response = ask(&gateway, "POST", "/v1/chat/completions", Odd::Silent).await;
+    let body = Odd::Drips(interval(Duration::from_secs(10)));
+    let response = ask(&gateway, "POST", "/v1/chat/completions", body).await;
     assert_eq!((response.status().as_u16(), id(&response)), (504, "own-1"));
     assert!(begun.elapsed() >= TIMEOUT_TO_HEAD);
     drop(response);

@@ -62,9 +62,12 @@ async fn h2_that_answers_pings_and_asks_nothing_more_is_closed() {
 async fn a_request_that_takes_long_does_not_make_its_connection_idle() {
     let front = front().await;
     let (mut client, _serving) = connect(&front);
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nx-request-id: own-1\r\n\r\n";
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 159\r\nx-request-id: own-1\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
-    time::sleep(20 * IDLE_TIMEOUT).await;
+    for _ in 0..150 {
+        client.write_all(b" ").await.unwrap();
+        time::sleep(IDLE_TIMEOUT / 8).await;
+    }
     client.write_all(b"{\"model\":").await.unwrap();
     let mut answer = [0; 256];
     let count = client.read(&mut answer).await.unwrap();
