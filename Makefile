@@ -28,11 +28,12 @@ test: deps  ## fetch the test models, build, run all tests
 test-foreign: deps  ## against a foreign server (compiles llama.cpp once more)
 	@scripts/test-foreign.sh
 
-check: deps check-scripts  ## formatting, lints, docs, scripts; licences where cargo-deny is installed
+check: deps  ## formatting, lints, docs, scripts; licences where cargo-deny is installed
 	cargo fmt --check
 	cargo clippy --release --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; fi
+	@$(MAKE) --no-print-directory check-scripts
 
 check-scripts:
 	python3 -m unittest discover -s tests/scripts

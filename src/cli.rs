@@ -47,8 +47,8 @@ pub struct Serve {
     /// Where probes and metrics are served [default: 127.0.0.1:8081].
     #[arg(long, env = "WEIR_ADMIN", value_name = "ADDR")]
     pub admin: Option<String>,
-    /// A GGUF file to serve as local/NAME (NAME: the file's, if not given), or a name of the
-    /// catalogue; replaces the file's models. Repeatable.
+    /// A GGUF file, or a name of the catalogue, to serve as local/NAME (if not given: that name,
+    /// or the file's); replaces the file's models. Repeatable.
     #[arg(long, env = "WEIR_MODEL", value_name = "[NAME=]FILE", value_delimiter = ',')]
     pub model: Vec<String>,
     /// How many seconds answers in flight may take after SIGTERM.

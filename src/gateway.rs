@@ -3,17 +3,23 @@
 //!
 //! The order of things and nothing else. Called by `listen` for every request.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
+use tokio::time::timeout;
 
 use crate::account::{Meter, Record};
 use crate::api::{self, Asker, Body, Route};
 use crate::control::{Control, Snapshot};
-use crate::error::Result;
+use crate::error::{Error, Kind, Origin, Result};
 use crate::execute;
+use crate::request::TenantId;
 
 /// The gateway: one for the life of the process.
 #[derive(Debug)]
@@ -22,7 +28,11 @@ pub struct Gateway {
     record: Arc<dyn Record>,
 }
 
-const REQUEST_ID: &str = "x-request-id";
+/// The header that names a request, in both directions.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
+/// Longer than the longest answer of a local model, which a client without a stream waits for.
+const TIMEOUT_TO_HEAD: Duration = Duration::from_secs(3600);
 
 impl Gateway {
     /// A gateway over this configuration; every receipt goes to `record`.
@@ -40,8 +50,9 @@ impl Gateway {
         let snapshot = self.control.current();
         let meter = Meter::open(Arc::clone(&self.record), Arc::clone(snapshot.prices()));
         let (head, body) = request.into_parts();
-        let id = request_id(&head.headers);
-        let answered = answer(&snapshot, &meter, &id, (head, body)).await;
+        let id = request_id(head.headers.get(REQUEST_ID));
+        meter.asker(&id, &TenantId::anonymous());
+        let answered = guarded(answer(&snapshot, &meter, &id, (head, body))).await;
         let mut response = answered.unwrap_or_else(|error| {
             meter.failed(&error);
             api::reject(&error)
@@ -68,7 +79,10 @@ where
     meter.asker(id, &tenant);
     match &route {
         Route::Models => return Ok(api::models(&snapshot.entries())),
-        Route::Model(model) => return api::model(&snapshot.entries(), model),
+        Route::Model(name) => {
+            let entry = snapshot.entry(name)?;
+            return api::model(std::slice::from_ref(&entry), &entry.id);
+        }
         Route::Chat | Route::Text | Route::Embed => {}
     }
     let asker = Asker { id: Arc::clone(id), tenant };
@@ -82,9 +96,27 @@ where
     api::respond(completion, shape, Box::new(move || tab.story().comment())).await
 }
 
-/// The client's own id if it is short and printable, else a new one.
-fn request_id(headers: &HeaderMap) -> Arc<str> {
-    let own = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+/// What comes of it in time; a panic on the way is a fault of ours, not the end of the connection.
+async fn guarded(answered: impl Future<Output = Result<Response<Body>>>) -> Result<Response<Body>> {
+    match timeout(TIMEOUT_TO_HEAD, AssertUnwindSafe(answered).catch_unwind()).await {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(cause)) => Err(panicked(cause.as_ref())),
+        Err(_) => {
+            let message = format!("no answer began within {} s", TIMEOUT_TO_HEAD.as_secs());
+            Err(Error::new(Kind::Timeout, Origin::Gateway, message))
+        }
+    }
+}
+
+fn panicked(cause: &(dyn Any + Send)) -> Error {
+    let text = cause.downcast_ref::<&str>().copied().or_else(|| cause.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or("unknown"), "a request panicked");
+    Error::internal("a fault of the gateway; its log tells more")
+}
+
+/// The client's own id (the value of [`REQUEST_ID`]) if it is short and printable, else a new one.
+pub(crate) fn request_id(own: Option<&HeaderValue>) -> Arc<str> {
+    let own = own.and_then(|value| value.to_str().ok());
     match own.filter(|id| (1..=128).contains(&id.len())) {
         Some(id) => Arc::from(id),
         None => Arc::from(format!("req_{:032x}", rand::random::<u128>())),
@@ -98,3 +130,6 @@ fn tell(headers: &mut HeaderMap, id: &str, meter: &Meter) {
     }
     headers.extend(meter.story().headers());
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

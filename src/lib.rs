@@ -1,12 +1,11 @@
 //! Weir: an OpenAI-compatible gateway with small llama.cpp models inside.
 //!
 //! ```text
-//!  client ─▶ listen ─▶ account::identify ─▶ api::parse ─▶ Snapshot::facts ─▶ policy::decide ─▶ account::open ─▶ execute::run ─▶ api::respond ─▶ client
-//!                      (head: who pays)     (body)        (health, queues)   (pure)           (opens the tab)   │   ▲  Completion = stream of Delta
-//!                                                                              trait Backend ── local (llama.cpp) | upstream (HTTP)
-//!                                                             Meter rides in the body; last byte or drop ─▶ Receipt ─▶ observe
+//!  client ─▶ listen ─▶ account::Meter ─▶ Keys::identify ─▶ api::parse ─▶ Snapshot::facts ─▶ policy::decide ─▶ execute::run ─▶ api::respond ─▶ client
+//!                      (opens the tab)   (head: who pays)  (body)        (health, queues)   (pure)            │   ▲  Completion = stream of Delta
+//!                                                                            trait Backend ── local (llama.cpp) | upstream (HTTP)
+//!                                                           Meter rides in the body; last byte or drop ─▶ Receipt ─▶ observe
 //!  files ─▶ control: read → check → build ─▶ Snapshot (arc-swap), read once per request in gateway.rs
-//!  logs, data sets ─▶ lab (offline): eval
 //! ```
 //!
 //! Down goes a [`request::Request`] and a [`plan::Plan`]; up comes one
@@ -15,7 +14,7 @@
 //! The rooms, from the bottom: `error`, `request` (nouns) · `wire` (bytes of a dialect),
 //! `backend` (the waist), `confidence` (scores of a trace) · `plan` · `policy` · `api` ·
 //! `account` · `local`, `upstream` (the two kinds of backend) · `execute` · `control` ·
-//! `observe` · `gateway` · `lab` · `listen` · `cli`. A room imports only from rooms below it;
+//! `observe` · `gateway` · `listen` · `cli`. A room imports only from rooms below it;
 //! `tests/layers.rs` holds the map and fails when it is broken.
 
 pub mod account;

@@ -25,3 +25,4 @@ mod layers;
 mod policies;
 #[cfg(all(test, feature = "local"))]
 mod sdk;
+mod signals;

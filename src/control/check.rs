@@ -11,7 +11,7 @@ use http::header::{AUTHORIZATION, HeaderName};
 
 use super::read::{self, Placed, Raw, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
 use super::values::{
-    NAME_FORM, add_price, find_file, is_loopback, is_name, local_model, local_name, parse_endpoint, secret,
+    NAME_FORM, add_price, find_file, is_loopback, is_name, local_model, local_name, own_name, parse_endpoint, secret,
 };
 use super::{Options, defaults};
 use crate::account::{Keys, Prices};
@@ -152,6 +152,9 @@ impl<'a> Checker<'a> {
             }
         }
         for upstream in raw.upstreams {
+            if !raw.tenants.is_empty() {
+                self.problems.extend(leaked_keys(&upstream));
+            }
             self.upstream(upstream);
         }
         for tenant in raw.tenants {
@@ -413,11 +416,10 @@ impl<'a> Checker<'a> {
     /// Flags win over the file.
     fn flags(&mut self) {
         let options = self.options;
-        for (name, file) in &options.models {
-            match find_file(file, Path::new(""), &options.env) {
+        for (name, text) in &options.models {
+            match find_file(text, Path::new(""), &options.env) {
                 Ok(file) => {
-                    let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-                    let name = name.clone().unwrap_or_else(stem);
+                    let name = name.clone().unwrap_or_else(|| own_name(text, &file));
                     match local_name(&name) {
                         Some(name) => {
                             self.add_model(ModelConfig::new(ModelId::new(format!("local/{name}")), file), "--model")
@@ -475,6 +477,17 @@ impl Checked {
             any: false,
         }
     }
+}
+
+/// With tenants, what a client sends is a key of ours: it must not be passed on.
+fn leaked_keys(upstream: &Placed<RawUpstream>) -> Option<Problem> {
+    let passes_on = upstream.value.api_key.as_ref().is_some_and(|key| key.client == Some(true));
+    let message = format!(
+        "upstream \"{}\": api_key = {{ client = true }} would send it the keys of [[tenant]]; \
+         want {{ env = \"NAME\" }} or {{ file = \"PATH\" }}",
+        upstream.value.name
+    );
+    passes_on.then(|| upstream.problem(message))
 }
 
 /// Every problem of a policy file by itself, its cases included.

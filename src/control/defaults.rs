@@ -1,12 +1,13 @@
 //! What `weir serve` does without a configuration: the obvious.
 //!
 //! The best model of the catalogue found on disk; with `OPENAI_API_KEY`, also an upstream
-//! `openai` at `OPENAI_BASE_URL`, and `auto` cascades from the one to the other.
+//! `openai` at `OPENAI_BASE_URL`, and `auto` cascades from the one to the other. Prices are those
+//! of `config/prices.toml`, which is part of the binary.
 
 use super::catalogue;
 use super::check::{CheckedUpstream, Checker};
-use super::read::RawKey;
-use super::values::parse_endpoint;
+use super::read::{self, RawKey};
+use super::values::{add_price, parse_endpoint};
 use crate::error::Problem;
 use crate::local::ModelConfig;
 use crate::request::ModelId;
@@ -14,6 +15,7 @@ use crate::upstream;
 
 const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
 const OPENAI_MODEL: &str = "gpt-4.1-mini";
+const PRICES: &str = include_str!("../../config/prices.toml");
 
 /// Fills in the built-in configuration.
 pub(super) fn fill(checker: &mut Checker<'_>) {
@@ -27,6 +29,7 @@ pub(super) fn fill(checker: &mut Checker<'_>) {
     if env.get("OPENAI_API_KEY").is_some() {
         openai(checker);
     }
+    prices(checker);
     let nothing =
         checker.checked.models.is_empty() && checker.checked.upstreams.is_empty() && checker.options.models.is_empty();
     if nothing {
@@ -36,6 +39,16 @@ pub(super) fn fill(checker: &mut Checker<'_>) {
             folder.display()
         );
         checker.problems.push(Problem { place: place.to_owned(), message });
+    }
+}
+
+fn prices(checker: &mut Checker<'_>) {
+    match read::parse_prices("config/prices.toml", PRICES) {
+        Ok(found) => {
+            let table = &mut checker.checked.prices;
+            checker.problems.extend(found.into_iter().filter_map(|price| add_price(table, price).err()));
+        }
+        Err(problems) => checker.problems.extend(problems),
     }
 }
 

@@ -8,6 +8,7 @@ mod build;
 mod catalogue;
 mod check;
 mod defaults;
+mod fixed;
 mod read;
 mod snapshot;
 mod values;
@@ -21,6 +22,7 @@ use arc_swap::ArcSwap;
 
 use crate::error::Problem;
 pub use check::{Checked, check_policy, check_prices, read};
+use fixed::Fixed;
 pub use snapshot::Snapshot;
 
 /// What the command line says, and the environment.
@@ -74,6 +76,7 @@ impl fmt::Debug for Environment {
 #[derive(Debug)]
 pub struct Control {
     options: Options,
+    fixed: Fixed,
     current: ArcSwap<Snapshot>,
     reloading: tokio::sync::Mutex<()>,
 }
@@ -82,8 +85,9 @@ impl Control {
     /// Builds the first generation: loads models, opens pools, asks upstreams what must be asked.
     pub async fn open(options: Options, checked: Checked) -> Result<Control, Vec<Problem>> {
         tell(&checked.warnings);
+        let fixed = Fixed::of(&checked);
         let snapshot = build::build(checked, None, 1).await?;
-        Ok(Control { options, current: ArcSwap::from_pointee(snapshot), reloading: tokio::sync::Mutex::new(()) })
+        Ok(Control { options, fixed, current: ArcSwap::from_pointee(snapshot), reloading: tokio::sync::Mutex::new(()) })
     }
 
     /// The generation that runs now.
@@ -98,14 +102,16 @@ impl Control {
     }
 
     /// Reads everything again. On any problem the running generation stays, whole, and the
-    /// problems come back. Requests in flight keep the generation they began with. Listening
-    /// addresses and worker counts of a running process do not change. Reloads wait for each other.
+    /// problems come back. Requests in flight keep the generation they began with. Addresses
+    /// and numbers of threads stay those of the start; a file that changes them is warned of.
+    /// Reloads wait for each other. Dropping the future leaves the running generation.
     pub async fn reload(&self) -> Result<u64, Vec<Problem>> {
         let _one_at_a_time = self.reloading.lock().await;
         let options = self.options.clone();
-        let checked = tokio::task::spawn_blocking(move || read(&options))
+        let mut checked = tokio::task::spawn_blocking(move || read(&options))
             .await
             .map_err(|error| vec![Problem { place: "reload".to_owned(), message: error.to_string() }])??;
+        self.fixed.keep(&mut checked);
         tell(&checked.warnings);
         let before = self.current();
         let snapshot = build::build(checked, Some(&before), before.generation() + 1).await?;

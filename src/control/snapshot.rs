@@ -64,11 +64,18 @@ impl Snapshot {
 
     /// Every name that a client may ask for, virtual ones first.
     pub fn entries(&self) -> Vec<ModelEntry> {
-        let entry = |id: ModelId| {
-            let owned_by = id.split().map_or("weir", |(owner, _)| owner).to_owned();
-            ModelEntry { id: id.as_str().to_owned(), owned_by, created: self.built }
-        };
-        self.routes.names().into_iter().map(entry).collect()
+        self.routes.names().iter().map(|name| self.described(name)).collect()
+    }
+
+    /// The entry of a name that a client may ask for, under its full name: what [`Snapshot::route`]
+    /// finds has one, be it a short name or `UPSTREAM/anything`.
+    pub fn entry(&self, model: &str) -> Result<ModelEntry> {
+        self.routes.full_name(model).map(|name| self.described(&name))
+    }
+
+    fn described(&self, name: &ModelId) -> ModelEntry {
+        let owned_by = name.split().map_or("weir", |(owner, _)| owner).to_owned();
+        ModelEntry { id: name.as_str().to_owned(), owned_by, created: self.built }
     }
 
     /// Every name that a request's `model` may have, short ones too.
@@ -82,6 +89,11 @@ impl Snapshot {
         let wild =
             self.backends.wildcards.iter().map(|(name, backend)| (ModelId::new(format!("{name}/*")), backend.status()));
         listed.chain(wild).collect()
+    }
+
+    /// The local models whose engines have ended: nothing but a reload starts them again.
+    pub fn stopped(&self) -> Vec<String> {
+        not_ready(self.statuses())
     }
 
     /// The live state that a decision may depend on; empty for a policy that has no conditions.
@@ -130,6 +142,14 @@ impl Routes {
         }
     }
 
+    /// What a name stands for: itself, unless it is the short name of a model.
+    fn full_name(&self, model: &str) -> Result<ModelId> {
+        self.find(model)?;
+        let is_virtual = self.virtuals.iter().any(|name| name.as_str() == model);
+        let short = self.known.short.get(model).filter(|_| !is_virtual);
+        Ok(short.cloned().unwrap_or_else(|| ModelId::new(model)))
+    }
+
     fn unknown(&self, model: &str) -> Error {
         let shown: String = model.chars().take(100).collect();
         let candidates: Vec<&str> = self
@@ -151,5 +171,24 @@ impl Routes {
 
     fn names(&self) -> Vec<ModelId> {
         self.virtuals.iter().chain(&self.known.models).cloned().collect()
+    }
+}
+
+/// An upstream never counts: its state is not ours.
+fn not_ready(statuses: Vec<(ModelId, Status)>) -> Vec<String> {
+    let stopped = statuses.into_iter().filter(|(id, now)| id.is_local() && !now.ready);
+    stopped.map(|(id, _)| id.as_str().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ModelId, Status, not_ready};
+
+    #[test]
+    fn only_a_local_model_can_have_stopped() {
+        let now = |name: &str, ready: bool| (ModelId::new(name), Status { ready, ..Status::default() });
+        assert_eq!(not_ready(vec![now("local/a", true), now("up/m", false), now("up/*", false)]), [""; 0]);
+        let statuses = vec![now("local/a", false), now("local/b", true), now("up/local/c", false)];
+        assert_eq!(not_ready(statuses), ["local/a"]);
     }
 }

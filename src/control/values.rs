@@ -40,6 +40,14 @@ pub(super) fn find_file(text: &str, folder: &Path, env: &Environment) -> Result<
     if file.is_file() { Ok(file) } else { Err(format!("no file {}; {way_out}", file.display())) }
 }
 
+/// What a model is called that was given no name: as in the catalogue, else like its file.
+pub(super) fn own_name(text: &str, file: &Path) -> String {
+    if catalogue::entries().iter().any(|entry| entry.name == text) {
+        return text.to_owned();
+    }
+    file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// The address of an upstream; the message names it unless it holds credentials.
 pub(super) fn parse_endpoint(text: &str) -> Result<Uri, String> {
     if text.contains('@') {

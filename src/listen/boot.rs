@@ -1,7 +1,8 @@
 //! The life of the process: boot, reload on SIGHUP, drain on SIGTERM or SIGINT.
 //!
 //! Runs as pingora's background service, on a runtime that lives as long as the process; the data
-//! port depends on it.
+//! port depends on it. A drain ends with the last connection: a client whose upload has stalled, or
+//! an idle h2 peer that no longer answers, holds it up to the limit and makes the exit code 1.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,6 +47,8 @@ impl BackgroundService for BootService {
     async fn start_with_ready_notifier(&self, mut stop: ShutdownWatch, ready: ServiceReadyNotifier) {
         let boot = self.boot.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(boot) = boot else { return };
+        // From here on a hang-up does not end the process; one during boot reloads after it.
+        let mut hangup = signal(SignalKind::hangup()).ok();
         let running = tokio::select! {
             running = boot => running,
             () = stopping(&mut stop) => exit(0),
@@ -58,18 +61,24 @@ impl BackgroundService for BootService {
             }
         }
         ready.notify_ready();
-        let mut hangup = signal(SignalKind::hangup()).ok();
-        loop {
-            tokio::select! {
-                () = stopping(&mut stop) => break,
-                () = next(&mut hangup) => self.reload().await,
-            }
+        tokio::select! {
+            () = stopping(&mut stop) => {}
+            () = self.reload_on(&mut hangup) => {}
         }
         self.finish().await;
     }
 }
 
 impl BootService {
+    /// Reloads at each hang-up, for ever. Dropping it gives up a reload under way: the running
+    /// configuration stays.
+    async fn reload_on(&self, hangup: &mut Option<Signal>) {
+        loop {
+            next(hangup).await;
+            self.reload().await;
+        }
+    }
+
     async fn reload(&self) {
         let Some(running) = self.state.running() else { return };
         match running.control.reload().await {

@@ -8,9 +8,13 @@
 
 mod admin;
 mod boot;
+mod idle;
 mod layers;
 mod port;
 mod state;
+
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::pin::pin;
@@ -22,17 +26,19 @@ use futures::future::BoxFuture;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::background_service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
 use boot::{BootService, StopSignal};
+use idle::Traffic;
 pub use layers::Front;
-use port::{Port, Serve, bind};
+use port::{MOST_CONNECTIONS, Port, Serve, bind};
 pub use state::Running;
 use state::State;
 
@@ -56,13 +62,17 @@ pub type Boot = BoxFuture<'static, Result<Running, String>>;
 /// A client must send a request's head, or its next one, within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// A connection on which no request was in flight for as long is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
 /// Serves until a signal ends the process. Both ports are bound first: a taken one is an error
 /// that names it. The data port opens when `boot` is done, the admin port at once.
 pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
-    let (data, listen) = bind(&config.listen)?;
-    let (admin, _) = bind(&config.admin)?;
+    let (data_port, listen) = bind(&config.listen)?;
+    let (admin_port, _) = bind(&config.admin)?;
     let state = Arc::new(State::default());
     let connections = TaskTracker::new();
+    let room = || Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
 
@@ -74,26 +84,28 @@ pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
     };
     let boot = server.add_service(background_service("boot", boot));
     let opened = Arc::clone(&state);
-    let data = Port {
+    let data_port = Port {
         name: "data",
         threads: config.workers,
-        socket: Some(data),
+        socket: Some(data_port),
         serve: serve_client(&state),
         opened: Box::new(move || {
             opened.bound();
             tracing::info!(%listen, "serving");
         }),
         connections,
+        room: room(),
         while_draining: false,
     };
-    server.add_service(data).add_dependency(boot);
+    server.add_service(data_port).add_dependency(boot);
     server.add_service(Port {
         name: "admin",
         threads: 1,
-        socket: Some(admin),
+        socket: Some(admin_port),
         serve: serve_operator(&state),
         opened: Box::new(|| {}),
         connections: TaskTracker::new(),
+        room: room(),
         while_draining: true,
     });
 
@@ -146,22 +158,29 @@ async fn stopping(stop: &mut ShutdownWatch) {
     let _ = stop.wait_for(|stopping| *stopping).await;
 }
 
-/// Serves one connection, HTTP/1.1 or h2, until the client closes it; after `stopped` the answer
+/// Serves one connection, HTTP/1.1 or h2, until the client closes it or asks nothing for long; after `stopped` the answer
 /// in flight is finished and the connection closed. A client that goes away drops the gateway's
 /// future or the answer's body, which cancels the work.
 pub async fn connection<S>(stream: S, front: &Front, stopped: impl Future<Output = ()> + Send)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(front.service());
+    let traffic = Arc::new(Traffic::default());
+    let (requests, service) = (Arc::clone(&traffic), front.service());
+    let service = service_fn(move |request| {
+        let (open, answered) = (requests.begin(), service.clone().oneshot(request));
+        async move { answered.await.map(|answer| answer.map(|body| open.until_end_of(body))) }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut stopped = pin!(stopped);
+    let over = async {
+        tokio::select! { () = stopped => {}, () = traffic.idle(IDLE_TIMEOUT) => {} }
+    };
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = stopped.as_mut() => {
+        () = over => {
             served.as_mut().graceful_shutdown();
             served.await
         }

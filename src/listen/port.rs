@@ -13,10 +13,14 @@ use futures::future::BoxFuture;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// Open connections of one port; more wait to be accepted.
+pub(super) const MOST_CONNECTIONS: usize = 8192;
 
 /// How long to wait when the process has no file descriptor left for another connection.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -34,6 +38,8 @@ pub(super) struct Port {
     /// Called once the port is open.
     pub(super) opened: Box<dyn Fn() + Send + Sync>,
     pub(super) connections: TaskTracker,
+    /// A permit for each connection that may be open.
+    pub(super) room: Arc<Semaphore>,
     /// Whether the port goes on accepting while the process drains.
     pub(super) while_draining: bool,
 }
@@ -81,15 +87,22 @@ impl Port {
     async fn accept(&self, listener: &TcpListener, mut stop: ShutdownWatch) {
         (self.opened)();
         loop {
+            let room = Arc::clone(&self.room);
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                (permit, accepted) = async { (room.acquire_owned().await, listener.accept().await) } => {
+                    accepted.map(|(stream, _)| (stream, permit))
+                }
                 () = super::stopping(&mut stop), if !self.while_draining => return,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, permit)) => {
                     // A failure only costs latency.
                     let _ = stream.set_nodelay(true);
-                    self.connections.spawn((self.serve)(stream, stop.clone()));
+                    let served = (self.serve)(stream, stop.clone());
+                    self.connections.spawn(async move {
+                        served.await;
+                        drop(permit);
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(port = self.name, %error, "cannot accept a connection");
@@ -97,5 +110,59 @@ impl Port {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::net::TcpStream;
+    use tokio::sync::watch;
+    use tokio::task::{JoinSet, yield_now};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn more_connections_than_there_is_room_for_wait_and_are_served_in_the_end() {
+        let (socket, address) = bind("127.0.0.1:0").unwrap();
+        let (open, most, served) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let counts = Arc::new((open, most, served));
+        let seen = Arc::clone(&counts);
+        let serve: Serve = Arc::new(move |stream, _stop| {
+            let counts = Arc::clone(&counts);
+            Box::pin(async move {
+                let (open, most, served) = &*counts;
+                most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                for _ in 0..100 {
+                    yield_now().await;
+                }
+                open.fetch_sub(1, Ordering::SeqCst);
+                served.fetch_add(1, Ordering::SeqCst);
+                drop(stream);
+            })
+        });
+        let port = Port {
+            name: "test",
+            threads: 1,
+            socket: None,
+            serve,
+            opened: Box::new(|| {}),
+            connections: TaskTracker::new(),
+            room: Arc::new(Semaphore::new(2)),
+            while_draining: false,
+        };
+        let listener = socket.listen(BACKLOG).unwrap();
+        let (_stop, watch) = watch::channel(false);
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move { port.accept(&listener, watch).await });
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        while seen.2.load(Ordering::SeqCst) < clients.len() {
+            yield_now().await;
+        }
+        assert_eq!(seen.1.load(Ordering::SeqCst), 2);
     }
 }

@@ -1,5 +1,6 @@
 //! What the process is doing: starting, serving, draining. Read by the admin port's probes.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -61,15 +62,18 @@ impl State {
     }
 
     /// Why new requests should go elsewhere; `None`: they are welcome.
-    pub(super) fn unready(&self) -> Option<&'static str> {
+    pub(super) fn unready(&self) -> Option<Cow<'static, str>> {
         if self.draining.load(Ordering::Acquire) {
-            Some("draining")
-        } else if self.running.get().is_none() {
-            Some("starting: models and upstreams are being prepared")
-        } else if !self.bound.load(Ordering::Acquire) {
-            Some("starting: the data port is not open yet")
-        } else {
-            None
+            return Some("draining".into());
         }
+        let Some(running) = self.running() else {
+            return Some("starting: models and upstreams are being prepared".into());
+        };
+        if !self.bound.load(Ordering::Acquire) {
+            return Some("starting: the data port is not open yet".into());
+        }
+        let stopped = running.control.current().stopped();
+        let told = || format!("not running: {}; a reload (SIGHUP) starts what has ended", stopped.join(", "));
+        (!stopped.is_empty()).then(|| told().into())
     }
 }

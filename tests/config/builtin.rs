@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weir::control::{self, Checked, Control, Environment, Options};
 use weir::error::Problem;
+use weir::request::ModelId;
 
 use super::{environment, models};
 use crate::fake_upstream::{Answer, FakeUpstream};
@@ -20,9 +21,15 @@ fn builtin(env: Environment) -> Result<Checked, Vec<Problem>> {
 #[test]
 fn the_best_model_on_disk_is_served() {
     let models = models();
-    assert_eq!(names(&builtin(environment(models.path(), &[])).unwrap()), ["local/qwen2.5-coder-0.5b-instruct"]);
-    std::fs::remove_file(models.path().join("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")).unwrap();
-    assert_eq!(names(&builtin(environment(models.path(), &[])).unwrap()), ["local/smollm2-135m-instruct"]);
+    let ranked = [
+        ("local/qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"),
+        ("local/qwen2.5-coder-1.5b-instruct", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"),
+        ("local/smollm2-135m-instruct", "smollm2-135m-instruct-q4_1.gguf"),
+    ];
+    for (name, file) in ranked {
+        assert_eq!(names(&builtin(environment(models.path(), &[])).unwrap()), [name]);
+        std::fs::remove_file(models.path().join(file)).unwrap();
+    }
 }
 
 #[test]
@@ -91,6 +98,17 @@ async fn a_named_model_is_not_asked_for() {
     assert!(upstream.asked().is_empty());
 }
 
+#[tokio::test]
+async fn the_usual_models_of_the_upstream_have_a_price_and_no_other_has() {
+    let upstream = FakeUpstream::saying(Answer::json("{}")).await;
+    let (_, control) = entries(&upstream, &[("OPENAI_MODEL", "gpt-4.1")]).await;
+    let prices = Arc::clone(control.current().prices());
+    let input = |model: &str| prices.of(&ModelId::new(model)).map(|price| price.input);
+    assert_eq!(input("openai/gpt-4.1"), Some(2.0));
+    assert_eq!(input("openai/gpt-4.1-mini"), Some(0.4));
+    assert_eq!(input("openai/unheard-of"), None);
+}
+
 fn with_flags(models: &[(Option<&str>, &Path)], config: Option<&str>) -> Result<Checked, Vec<Problem>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("weir.toml");
@@ -114,6 +132,18 @@ fn a_flag_serves_a_file_under_its_own_or_a_given_name() {
     let checked = with_flags(both, None).unwrap();
     assert_eq!(names(&checked), ["local/other", "local/third", "local/tiny"]);
     assert_eq!(checked.listen, "127.0.0.1:1");
+}
+
+#[test]
+fn a_flag_serves_a_model_of_the_catalogue_under_its_name_there() {
+    let models = models();
+    let named = |name: Option<&str>| {
+        let model = (name.map(str::to_owned), "smollm2-135m-instruct".to_owned());
+        let env = environment(models.path(), &[]);
+        names(&control::read(&Options { models: vec![model], env, ..Options::default() }).unwrap())
+    };
+    assert_eq!(named(None), ["local/smollm2-135m-instruct"]);
+    assert_eq!(named(Some("small")), ["local/small"]);
 }
 
 #[test]

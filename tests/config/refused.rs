@@ -104,6 +104,10 @@ const TENANTS_AND_PRICES: &[Row] = &[
         "UP\n[[tenant]]\nname = \"t\"\nkey = { env = \"KEY\" }\n[[tenant]] #!\nname = \"v\"\nkey = { env = \"KEY\" }\n",
         &["tenant \"v\"", "that of tenant \"t\""],
     ),
+    (
+        "UP!\napi_key = { client = true }\n[[tenant]]\nname = \"t\"\nkey = { env = \"KEY\" }\n",
+        &["upstream \"up\"", "would send it the keys of [[tenant]]", "{ env = \"NAME\" }"],
+    ),
     ("UP\n[[price]] #!\nmodel = \"up/m\"\ninput = -1.0\noutput = 1.0\n", &["price of \"up/m\": -1", "0 or more"]),
     ("UP\n[[price]] #!\nmodel = \"up/m\"\ninput = nan\noutput = 1.0\n", &["price of \"up/m\": NaN"]),
     ("UP\n[[price]] #!\nmodel = \"m\"\ninput = 1.0\noutput = 1.0\n", &["price of \"m\"", "full name"]),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use weir::control::{self, Options};
 use weir::policy::Names;
+use weir::upstream;
 
 use super::{environment, models, read};
 
@@ -56,6 +57,22 @@ fn the_reference_tells_of_every_key() {
         assert!(told, "{key}");
     }
     assert!(tables.iter().all(|table| reference.contains(table)));
+}
+
+#[test]
+fn the_reference_shows_the_defaults_of_an_upstream() {
+    let reference: toml::Table = toml::from_str(include_str!("../../config/weir.toml")).unwrap();
+    let shown = &reference["upstream"][0];
+    let usual = upstream::Config::new("openai", Vec::new());
+    let times = [
+        ("connect_timeout", usual.connect_timeout),
+        ("first_byte_timeout", usual.first_byte_timeout),
+        ("idle_timeout", usual.idle_timeout),
+    ];
+    for (key, time) in times {
+        assert_eq!(humantime::parse_duration(shown[key].as_str().unwrap()), Ok(time), "{key}");
+    }
+    assert_eq!(shown["retries"].as_integer(), Some(i64::from(usual.retries)));
 }
 
 #[test]

@@ -80,6 +80,29 @@ async fn the_models_are_listed_and_found_by_raw_and_by_encoded_id() {
 }
 
 #[tokio::test]
+async fn every_name_that_answers_a_chat_has_an_entry_under_its_full_name() {
+    let (house, _one, _two) = open().await;
+    let table = [
+        ("auto", "auto"),
+        ("small", "one/small"),
+        ("one/small", "one/small"),
+        ("org/deep", "one/org/deep"),
+        ("large", "up/large"),
+        ("up/local/large", "up/local/large"),
+        ("up/anything", "up/anything"),
+    ];
+    for (asked, full) in table {
+        assert_eq!(house.ask(asked).await.status, 200, "{asked}");
+        let entry = house.get(&format!("/v1/models/{asked}")).await;
+        assert_eq!((entry.status.as_u16(), entry.json()["id"].as_str()), (200, Some(full)), "{asked}");
+    }
+    for asked in ["both", "up/", "gone"] {
+        let entry = house.get(&format!("/v1/models/{asked}")).await;
+        assert_eq!((entry.status, entry.message()), (house.ask(asked).await.status, house.ask(asked).await.message()));
+    }
+}
+
+#[tokio::test]
 async fn without_a_virtual_model_auto_is_the_first_upstreams_model() {
     let fake = FakeUpstream::saying(Answer::json(answer("one"))).await;
     let house = House::open(&upstream("one", &fake, "models = [\"small\"]")).await;

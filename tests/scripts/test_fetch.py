@@ -103,15 +103,16 @@ class FetchTest(unittest.TestCase):
         ]
         (self.folder / "catalogue.toml").write_text("\n".join(lines))
 
-    def start(self, *arguments):
+    def start(self, *arguments, **variables):
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "WEIR_MODELS"},
             "WEIR_CACHE": str(self.folder / "cache"),
             "HF_ENDPOINT": self.hub.url,
             "NO_PROXY": "127.0.0.1",
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_NO_INDEX": "1",
             "PIP_FIND_LINKS": str(self.wheels),
+            **variables,
         }
         command = [sys.executable, FETCH, "--catalogue", self.folder / "catalogue.toml", *arguments]
         child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -119,8 +120,8 @@ class FetchTest(unittest.TestCase):
         self.addCleanup(child.kill)
         return child
 
-    def fetch(self, *arguments):
-        child = self.start(*arguments)
+    def fetch(self, *arguments, **variables):
+        child = self.start(*arguments, **variables)
         _, told = child.communicate()
         return child.returncode, told
 
@@ -291,12 +292,29 @@ class InTheCache(FetchTest):
         self.assertEqual(self.hub.ranges, [])
         self.assertEqual(self.stamp.read_text().strip(), DIGEST)
 
+    def test_a_folder_named_by_the_environment_gets_the_finished_files(self):
+        folder = self.folder / "elsewhere"
+        code, told = self.fetch("tiny", WEIR_MODELS=str(folder))
+        self.assertEqual(code, 0, told)
+        self.assertEqual((folder / "tiny.gguf").read_bytes(), CONTENT)
+        self.assertFalse(self.cache.exists())
+
     def test_another_file_of_that_name_is_replaced(self):
         self.cache.mkdir(parents=True)
         self.file.write_bytes(CONTENT[:-1] + b"!")
         code, told = self.fetch("tiny")
         self.assertEqual(code, 0, told)
         self.assert_fetched()
+
+    def test_another_file_of_that_name_stays_until_the_right_one_is_here(self):
+        self.cache.mkdir(parents=True)
+        self.file.write_bytes(b"mine")
+        self.hub.script = [404]
+        code, told = self.fetch("tiny")
+        self.assertEqual(code, 1)
+        self.assertIn("not the file of the catalogue", told)
+        self.assertEqual(self.file.read_bytes(), b"mine")
+        self.assertFalse(self.stamp.exists())
 
     def test_two_at_once_fetch_once(self):
         self.hub.may_answer.clear()

@@ -1,0 +1,110 @@
+//! What signals do to the process, whatever it is busy with. The binary runs without a
+//! configuration, so that it asks an upstream for its models at start and on each reload.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use crate::fake_upstream::{Answer, FakeUpstream, Piece};
+
+const MODELS: &str = r#"{"object":"list","data":[{"id":"m"}]}"#;
+
+/// A running binary; killed when dropped.
+struct Process {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    _folder: TempDir,
+}
+
+impl Process {
+    fn start(upstream: &FakeUpstream) -> Process {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).env_clear();
+        command.env("OPENAI_API_KEY", "k").env("OPENAI_BASE_URL", upstream.url()).env("WEIR_MODELS", folder.path());
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Process { child, log, _folder: folder }
+    }
+
+    async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &pid]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
+    /// Reads on until the log says so.
+    async fn says(&mut self, text: &str) {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            let count = soon(self.log.read_line(&mut line)).await.unwrap();
+            assert!(count > 0, "the process ended and never said {text:?}: {:?}", self.child.wait().await);
+        }
+    }
+
+    /// The rest of the log and the exit code.
+    async fn ends(mut self) -> (String, Option<i32>) {
+        let mut rest = String::new();
+        soon(self.log.read_to_string(&mut rest)).await.unwrap();
+        (rest, soon(self.child.wait()).await.unwrap().code())
+    }
+}
+
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), work).await.expect("what had to happen did not")
+}
+
+/// Waits until the upstream was asked so often.
+async fn asked(upstream: &FakeUpstream, times: usize) {
+    let enough = async {
+        while upstream.asked().len() < times {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(enough).await;
+}
+
+/// An upstream whose answer number `which`, from 0, is another one.
+async fn upstream(which: usize, other: Answer) -> FakeUpstream {
+    let count = AtomicUsize::new(0);
+    let script = move |_: &_| {
+        if count.fetch_add(1, Ordering::SeqCst) == which { other.clone() } else { Answer::json(MODELS) }
+    };
+    FakeUpstream::start(script).await
+}
+
+#[tokio::test]
+async fn a_hang_up_while_the_process_boots_reloads_after_it() {
+    let gate = Arc::new(Notify::new());
+    let late = Answer::json("").then(Piece::Wait(Arc::clone(&gate))).and(&[MODELS]);
+    let upstream = upstream(0, late).await;
+    let mut process = Process::start(&upstream);
+    asked(&upstream, 1).await;
+    process.signal("HUP").await;
+    gate.notify_one();
+    process.says("configuration reloaded").await;
+    process.signal("TERM").await;
+    assert_eq!(process.ends().await.1, Some(0));
+}
+
+#[tokio::test]
+async fn a_request_to_stop_does_not_wait_for_a_reload() {
+    let upstream = upstream(1, Answer::silent()).await;
+    let mut process = Process::start(&upstream);
+    process.says("serving").await;
+    process.signal("HUP").await;
+    asked(&upstream, 2).await;
+    process.signal("TERM").await;
+    let (log, code) = process.ends().await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("reload"), "{log}");
+}
