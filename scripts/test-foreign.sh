@@ -9,4 +9,4 @@ WEIR_FOREIGN_PYTHON=$(scripts/venv.sh tests/scripts/foreign.txt)
 WEIR_MODELS=${WEIR_MODELS:-${WEIR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}/models}
 export WEIR_FOREIGN_PYTHON WEIR_MODELS
 
-cargo test --release --locked -- --ignored foreign
+cargo test --release --locked --features foreign --test all foreign::

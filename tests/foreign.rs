@@ -11,7 +11,6 @@ fn named(variable: &str) -> PathBuf {
 }
 
 #[test]
-#[ignore = "needs llama-cpp-python, which compiles llama.cpp once more: make test-foreign"]
 fn the_cascade_works_with_a_foreign_server_as_its_upstream() {
     let _turn = alone();
     let address = free_address();

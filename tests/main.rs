@@ -15,7 +15,7 @@ mod config;
 #[cfg(feature = "local")]
 mod engine;
 mod fake_upstream;
-#[cfg(all(test, feature = "local"))]
+#[cfg(all(test, feature = "foreign"))]
 mod foreign;
 mod gateway;
 #[cfg(all(test, feature = "local"))]
