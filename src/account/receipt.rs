@@ -13,7 +13,7 @@ use crate::request::{Finish, ModelId, TenantId, Usage};
 /// What a request was, did and cost.
 #[derive(Debug, Clone)]
 pub struct Receipt {
-    /// `x-request-id`; empty where the request failed before it had one.
+    /// `x-request-id`.
     pub id: Arc<str>,
     /// Who pays; anonymous where nobody was identified.
     pub tenant: TenantId,
