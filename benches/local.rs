@@ -5,9 +5,14 @@
 //! busy moment of the machine meets both. Tokens per second count steps in which every sequence
 //! decodes; reading prompts shows in the time to first token. The engine keeps idle prefixes, which
 //! widen attention, so the loop is measured twice: with its cache as full as the engine's, and with
-//! nothing in it but its own sequences. CPU time is told beside wall time: it bears a busy machine.
+//! nothing in it but its own sequences, as long as the engine's. CPU time is told beside wall time:
+//! it bears a busy machine.
 
-#![expect(clippy::expect_used, clippy::print_stdout, reason = "a bench that cannot run fails, and prints what it found")]
+#![expect(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench that cannot run fails, and prints what it found"
+)]
 
 #[path = "local/bare.rs"]
 mod bare;
@@ -83,12 +88,12 @@ async fn measure(model: &str, rounds: usize) -> Vec<Row> {
         for (number, shape) in SHAPES.iter().enumerate() {
             eprintln!("local: {model}, {} at once, round {round} of {rounds}", shape.sequences);
             let prompts = weights.prompts(round, shape.sequences);
-            let (engine, held) = served.pass(&prompts, shape.steps).await;
-            let own: usize = prompts.iter().map(Vec::len).sum();
-            full[number].hold(held.saturating_sub(own));
-            let passes = [engine, full[number].pass(&prompts, shape.steps), empty.pass(&prompts, shape.steps)];
+            let (engine, fill) = served.pass(&prompts, shape.steps).await;
+            full[number].hold(fill.idle);
+            let looped = [&mut full[number], &mut empty].map(|bare| bare.pass(&prompts, &fill.grown, shape.steps));
+            let [as_full, alone] = looped;
             if round > 0 {
-                rows[number].add(passes, held.saturating_sub(own));
+                rows[number].add([engine, as_full, alone], fill.idle);
             }
         }
     }

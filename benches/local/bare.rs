@@ -87,8 +87,9 @@ impl<'w> Bare<'w> {
         self.held = tokens;
     }
 
-    /// Reads the prompts, then decodes one token of every sequence per step.
-    pub(crate) fn pass(&mut self, prompts: &[Vec<u32>], steps: usize) -> Pass {
+    /// Reads the prompts, makes each sequence so many tokens longer, then decodes one token of
+    /// every sequence per step.
+    pub(crate) fn pass(&mut self, prompts: &[Vec<u32>], grown: &[usize], steps: usize) -> Pass {
         self.clear();
         let begun = Instant::now();
         let mut next: Vec<LlamaToken> = Vec::new();
@@ -102,10 +103,13 @@ impl<'w> Bare<'w> {
                 }
             }
         }
+        for entries in grow(prompts, grown).chunks(BATCH) {
+            self.decode(entries);
+        }
         let clocks = Clocks::read();
         for step in 0..steps {
             let entry = |(sequence, &token): (usize, &LlamaToken)| {
-                (token, sequence, (prompts[sequence].len() + step) as i32, true)
+                (token, sequence, (prompts[sequence].len() + grown[sequence] + step) as i32, true)
             };
             let entries: Vec<Entry> = next.iter().enumerate().map(entry).collect();
             self.decode(&entries);
@@ -143,6 +147,18 @@ fn read_all(prompts: &[Vec<u32>]) -> Vec<Entry> {
             (LlamaToken(token.cast_signed()), sequence, at as i32, at + 1 == prompt.len())
         };
         prompt.iter().enumerate().map(entry)
+    });
+    entries.collect()
+}
+
+/// More tokens of each sequence, as after a while of decoding: its prompt's first ones again.
+fn grow(prompts: &[Vec<u32>], grown: &[usize]) -> Vec<Entry> {
+    let numbered = prompts.iter().zip(grown).enumerate();
+    let entries = numbered.flat_map(|(sequence, (prompt, &more))| {
+        let entry = move |(at, &token): (usize, &u32)| {
+            (LlamaToken(token.cast_signed()), sequence, (prompt.len() + at) as i32, false)
+        };
+        prompt.iter().cycle().take(more).enumerate().map(entry)
     });
     entries.collect()
 }

@@ -22,6 +22,25 @@ pub(crate) struct Pass {
     pub(crate) first_tokens: Vec<f64>,
 }
 
+/// How full a cache is when the measured part of a pass begins, in tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fill {
+    /// Of each sequence beyond its prompt.
+    pub(crate) grown: Vec<usize>,
+    /// Of sequences that nobody decodes.
+    pub(crate) idle: usize,
+}
+
+impl Fill {
+    /// Each sequence has said so many tokens, of which the last is not in the cache yet; the
+    /// cache holds so many in all.
+    pub(crate) fn new(prompts: &[Vec<u32>], said: &[usize], held: usize) -> Fill {
+        let grown: Vec<usize> = said.iter().map(|tokens| tokens - 1).collect();
+        let own = prompts.iter().map(Vec::len).chain(grown.iter().copied()).sum::<usize>();
+        Fill { grown, idle: held.saturating_sub(own) }
+    }
+}
+
 /// The two clocks at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clocks {

@@ -4,16 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
-use futures::future::join_all;
-use futures::stream::select_all;
+use futures::stream::{self, BoxStream, SelectAll, select_all};
 use tokio::time::Instant;
 use weir::backend::{Backend, Call};
 use weir::error::Result;
 use weir::local::{Host, ModelConfig};
 use weir::request::{Ask, ClientBody, Delta, ModelId, Part, Prompt, Request, Sampling, TenantId, Text};
 
-use crate::pass::{Clocks, Pass};
+use crate::pass::{Clocks, Fill, Pass};
 use crate::{CONTEXT, SLOTS};
 
 /// The engine of one model.
@@ -31,41 +29,35 @@ impl Served {
         Served { engine: host.backend(&model).expect("the model is there"), model }
     }
 
-    /// One pass; and how many tokens the cache held when the last sequence began to decode.
+    /// One pass, and how full the cache was when its measured part began.
     ///
     /// A step brings one token of every sequence, so the clocks follow the sequence that began
     /// last: from its second token, so many steps.
-    pub(crate) async fn pass(&self, prompts: &[Vec<u32>], steps: usize) -> (Pass, usize) {
+    pub(crate) async fn pass(&self, prompts: &[Vec<u32>], steps: usize) -> (Pass, Fill) {
         let begun = Instant::now();
-        let started = join_all(prompts.iter().map(|prompt| self.start(prompt))).await;
-        let numbered = started.into_iter().enumerate().map(|(number, deltas)| deltas.map(move |delta| (number, delta)));
-        let mut deltas = select_all(numbered);
-        let mut first_tokens = vec![0.0; prompts.len()];
-        let mut begun_sequences = 0;
-        let mut clocks = None;
-        let mut pacer = None;
-        let mut left = steps + 1;
-        while let Some((number, delta)) = deltas.next().await {
-            let part = delta.expect("the engine answers").part;
-            assert!(matches!(part, Part::Text { .. }), "a sequence ended before the pass");
-            if first_tokens[number] == 0.0 {
-                first_tokens[number] = begun.elapsed().as_secs_f64();
-                begun_sequences += 1;
-                if begun_sequences == prompts.len() {
-                    pacer = Some(number);
-                }
-            } else if pacer == Some(number) {
-                let (clocks, held) = *clocks.get_or_insert_with(|| (Clocks::read(), self.held()));
-                left -= 1;
-                if left == 0 {
-                    drop(deltas);
-                    let pass = clocks.pass(steps * prompts.len(), first_tokens);
-                    self.until_idle().await;
-                    return (pass, held);
-                }
+        let mut deltas = select_all(prompts.iter().enumerate().map(|(number, prompt)| {
+            // A start is over with the first token, so it belongs to the stream.
+            let deltas = stream::once(self.start(prompt)).flatten();
+            deltas.map(move |delta| (number, delta)).boxed()
+        }));
+        let mut first_tokens = Vec::new();
+        let mut said = vec![0; prompts.len()];
+        while first_tokens.len() < prompts.len() {
+            let number = next(&mut deltas).await;
+            if said[number] == 0 {
+                first_tokens.push(begun.elapsed().as_secs_f64());
             }
+            said[number] += 1;
         }
-        unreachable!("sequences have more tokens than a pass has steps")
+        let last = said.iter().position(|&tokens| tokens == 1).expect("one has just begun");
+        read_more(&mut deltas, &mut said, (last, 1)).await;
+        let (clocks, held) = (Clocks::read(), self.held());
+        let fill = Fill::new(prompts, &said, held);
+        read_more(&mut deltas, &mut said, (last, steps)).await;
+        let pass = clocks.pass(steps * prompts.len(), first_tokens);
+        drop(deltas);
+        self.until_idle().await;
+        (pass, fill)
     }
 
     async fn start(&self, prompt: &[u32]) -> BoxStream<'static, Result<Delta>> {
@@ -94,4 +86,23 @@ impl Served {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     }
+}
+
+/// The deltas of all sequences, each with the number of its own.
+type Numbered<'s> = SelectAll<BoxStream<'s, (usize, Result<Delta>)>>;
+
+/// Reads until a sequence has so many tokens more.
+async fn read_more(deltas: &mut Numbered<'_>, said: &mut [usize], (sequence, more): (usize, usize)) {
+    let end = said[sequence] + more;
+    while said[sequence] < end {
+        said[next(deltas).await] += 1;
+    }
+}
+
+/// The sequence that has a token more.
+async fn next(deltas: &mut Numbered<'_>) -> usize {
+    let (number, delta) = deltas.next().await.expect("sequences have more tokens than a pass has steps");
+    let part = delta.expect("the engine answers").part;
+    assert!(matches!(part, Part::Text { .. }), "a sequence ended before the pass");
+    number
 }
