@@ -53,7 +53,12 @@ impl Gateway {
 }
 
 /// One snapshot, one decision, one completion.
-async fn answer<B>(snapshot: &Snapshot, meter: &Meter, id: &Arc<str>, (head, body): (Parts, B)) -> Result<Response<Body>>
+async fn answer<B>(
+    snapshot: &Snapshot,
+    meter: &Meter,
+    id: &Arc<str>,
+    (head, body): (Parts, B),
+) -> Result<Response<Body>>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,

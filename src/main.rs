@@ -54,7 +54,8 @@ fn lines(problems: &[weir::error::Problem]) -> String {
 
 /// Logs go to stderr: as text to a terminal, else as JSON; `WEIR_LOG` filters them.
 fn log() {
-    let filter = Environment::default().get("WEIR_LOG").unwrap_or_else(|| "info,pingora_core=warn,llama-cpp-2=warn".to_owned());
+    let filter =
+        Environment::default().get("WEIR_LOG").unwrap_or_else(|| "info,pingora_core=warn,llama-cpp-2=warn".to_owned());
     let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         subscriber.init();

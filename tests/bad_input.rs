@@ -1,12 +1,7 @@
 //! What a client can do wrong on `/v1/…`, and the answer it gets: status, type, code, param, and
 //! a message that names the field.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "what a test cannot read fails it"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what a test cannot read fails it")]
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -67,10 +62,7 @@ impl Bad {
     }
 
     fn body(self, body: &str) -> Bad {
-        Bad {
-            body: body.into(),
-            ..self
-        }
+        Bad { body: body.into(), ..self }
     }
 
     fn method(self, method: Method) -> Bad {
@@ -84,23 +76,12 @@ impl Bad {
         };
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
-            headers.insert(
-                HeaderName::from_static(name),
-                HeaderValue::from_str(value).unwrap(),
-            );
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
-        let limits = Limits {
-            max_body: CAP,
-            policy_headers: Vec::new(),
-        };
-        let asker = Asker {
-            id: "r".into(),
-            tenant: TenantId::anonymous(),
-        };
+        let limits = Limits { max_body: CAP, policy_headers: Vec::new() };
+        let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
         let body = Full::new(Bytes::from(self.body.clone()));
-        parse(route, &headers, body, &limits, asker)
-            .await
-            .expect_err("the request was let through")
+        parse(route, &headers, body, &limits, asker).await.expect_err("the request was let through")
     }
 
     /// In what the answer differs from what it must be.
@@ -112,40 +93,22 @@ impl Bad {
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let error = &json["error"];
         let message = error["message"].as_str().unwrap();
-        let class = if self.status == 404 {
-            "not_found_error"
-        } else {
-            "invalid_request_error"
-        };
+        let class = if self.status == 404 { "not_found_error" } else { "invalid_request_error" };
         let checks = [
-            (
-                "status",
-                status == StatusCode::from_u16(self.status).unwrap(),
-            ),
-            (
-                "content-type",
-                headers["content-type"] == "application/json",
-            ),
+            ("status", status == StatusCode::from_u16(self.status).unwrap()),
+            ("content-type", headers["content-type"] == "application/json"),
             ("x-weir-origin", headers["x-weir-origin"] == "client"),
-            (
-                "allow",
-                headers.contains_key("allow") == (self.status == 405),
-            ),
+            ("allow", headers.contains_key("allow") == (self.status == 405)),
             ("fields", error.as_object().unwrap().len() == 4),
             ("type", error["type"] == class),
             ("code", error["code"] == self.code),
             ("param", error["param"].as_str() == self.param),
             ("message", message.contains(self.says)),
-            (
-                "message without param",
-                message.contains(self.param.unwrap_or_default()),
-            ),
+            ("message without param", message.contains(self.param.unwrap_or_default())),
             ("long message", message.len() < 600),
         ];
         let wrong = checks.into_iter().filter(|(_, holds)| !holds);
-        wrong
-            .map(|(name, _)| format!("{name}: {status} {json}"))
-            .collect()
+        wrong.map(|(name, _)| format!("{name}: {status} {json}")).collect()
     }
 }
 
@@ -158,8 +121,7 @@ fn heads() -> Vec<Bad> {
     let unknown = |path| bad(path, good, "unknown_url", "", path).status(404);
     let form = "application/x-www-form-urlencoded";
     let deep = format!(r#"{{"x":{}"#, "[".repeat(100_000));
-    let long =
-        with_fields(&format!(r#""user":"{}""#, "m".repeat(300))).replace("auto", &"m".repeat(300));
+    let long = with_fields(&format!(r#""user":"{}""#, "m".repeat(300))).replace("auto", &"m".repeat(300));
     vec![
         unknown("/v1/chats"),
         unknown("/"),
@@ -170,9 +132,7 @@ fn heads() -> Vec<Bad> {
         media("gzip").head("content-encoding", "gzip"),
         media(form).head("content-type", form).body("model=auto"),
         bad(path, vec![b' '; CAP + 1], "too_large", "", "16777216").status(413),
-        bad(path, good, "too_large", "", "max_body")
-            .status(413)
-            .head("content-length", "52428800"),
+        bad(path, good, "too_large", "", "max_body").status(413).head("content-length", "52428800"),
         bad(path, b"{\"model\":\"\xff\"}", "invalid_utf8", "", "byte 10"),
         bad(path, "", "invalid_json", "", "empty"),
         bad(path, deep, "invalid_json", "", "EOF while parsing"),
@@ -186,9 +146,7 @@ fn fields() -> Vec<Bad> {
     let rows = rows.filter(|row| !row.is_empty() && !row.starts_with('#'));
     rows.map(|row| {
         let columns: Vec<&'static str> = row.split(" | ").collect();
-        let [kind, json, code, param, says] = columns[..] else {
-            panic!("not five columns: {row}")
-        };
+        let [kind, json, code, param, says] = columns[..] else { panic!("not five columns: {row}") };
         let chat = "/v1/chat/completions";
         let (path, body) = match kind {
             "body" => (chat, json.to_owned()),
@@ -198,13 +156,7 @@ fn fields() -> Vec<Bad> {
             "embed" => ("/v1/embeddings", format!(r#"{{"model":"m",{json}}}"#)),
             _ => panic!("unknown kind: {row}"),
         };
-        bad(
-            path,
-            body,
-            code,
-            if param == "-" { "" } else { param },
-            says,
-        )
+        bad(path, body, code, if param == "-" { "" } else { param }, says)
     })
     .collect()
 }
@@ -217,10 +169,7 @@ async fn every_wrong_request_gets_the_openai_error_that_names_its_fault() {
     for bad in &table {
         let shown = String::from_utf8_lossy(&bad.body[..bad.body.len().min(200)]).into_owned();
         faults.extend(
-            bad.faults()
-                .await
-                .into_iter()
-                .map(|fault| format!("{} {} {shown}: {fault}", bad.method, bad.path)),
+            bad.faults().await.into_iter().map(|fault| format!("{} {} {shown}: {fault}", bad.method, bad.path)),
         );
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -230,15 +179,7 @@ async fn every_wrong_request_gets_the_openai_error_that_names_its_fault() {
 async fn a_message_does_not_repeat_a_long_value() {
     let huge = format!(r#""temperature":"{}""#, "x".repeat(1_000_000));
     let body = with_fields(&huge);
-    let error = bad(
-        "/v1/chat/completions",
-        body,
-        "invalid_type",
-        "temperature",
-        "a number",
-    )
-    .ask()
-    .await;
+    let error = bad("/v1/chat/completions", body, "invalid_type", "temperature", "a number").ask().await;
     assert!(error.detail().message.len() < 400);
     assert!(error.detail().message.ends_with("expected a number"));
 }

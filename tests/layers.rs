@@ -18,7 +18,22 @@ const MAP: &[(&str, &[&str])] = &[
     ("local", &["backend", "error", "request"]),
     ("upstream", &["backend", "error", "request", "wire"]),
     ("execute", &["account", "backend", "confidence", "error", "plan", "request"]),
-    ("control", &["account", "api", "backend", "confidence", "error", "execute", "local", "plan", "policy", "request", "upstream"]),
+    (
+        "control",
+        &[
+            "account",
+            "api",
+            "backend",
+            "confidence",
+            "error",
+            "execute",
+            "local",
+            "plan",
+            "policy",
+            "request",
+            "upstream",
+        ],
+    ),
     ("observe", &["account", "backend", "confidence", "control", "error", "plan", "request"]),
     ("gateway", &["account", "api", "backend", "control", "error", "execute", "plan", "policy", "request"]),
     ("listen", &["api", "error", "gateway", "control", "observe"]),
@@ -69,7 +84,8 @@ fn room(path: &Path) -> String {
 }
 
 fn is_test(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str() == "tests") || path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
+    path.components().any(|part| part.as_os_str() == "tests")
+        || path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
 }
 
 /// A file without its comments and without what follows `#[cfg(test)]`.
@@ -100,7 +116,8 @@ fn a_room_imports_only_what_the_map_allows() {
     let mut broken = Vec::new();
     for (path, text) in sources().iter().filter(|(path, _)| !is_test(path)) {
         let own = room(path);
-        let allowed = map.get(own.as_str()).unwrap_or_else(|| panic!("{}: room \"{own}\" is not in the map", path.display()));
+        let allowed =
+            map.get(own.as_str()).unwrap_or_else(|| panic!("{}: room \"{own}\" is not in the map", path.display()));
         for other in imported_rooms(&code(text)) {
             let known = map.contains_key(other.as_str());
             if known && other != own && !allowed.contains(&"*") && !allowed.contains(&other.as_str()) {
@@ -131,15 +148,23 @@ fn a_crate_stays_behind_its_fence() {
 #[test]
 fn no_file_exceeds_the_limit_and_each_says_what_it_is() {
     for (path, text) in sources() {
-        assert!(text.lines().count() <= FILE_LINES, "{}: {} lines, at most {FILE_LINES}", path.display(), text.lines().count());
+        assert!(
+            text.lines().count() <= FILE_LINES,
+            "{}: {} lines, at most {FILE_LINES}",
+            path.display(),
+            text.lines().count()
+        );
         assert!(text.starts_with("//!"), "{}: does not open with //!", path.display());
     }
 }
 
 #[test]
 fn the_current_generation_is_read_in_one_place_per_request() {
-    let readers: BTreeSet<String> =
-        sources().iter().filter(|(path, text)| !is_test(path) && code(text).contains(".current()")).map(|(path, _)| room(path)).collect();
+    let readers: BTreeSet<String> = sources()
+        .iter()
+        .filter(|(path, text)| !is_test(path) && code(text).contains(".current()"))
+        .map(|(path, _)| room(path))
+        .collect();
     let allowed: BTreeSet<String> = ["control", "gateway", "listen", "main"].map(str::to_owned).into();
     assert!(readers.is_subset(&allowed), "{readers:?}");
 }

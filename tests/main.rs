@@ -1,6 +1,12 @@
 //! The one test binary; a module per subject.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "what a test cannot do fails it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "what a test cannot do fails it"
+)]
 
 mod bad_input;
 #[cfg(all(test, feature = "local"))]
@@ -11,9 +17,9 @@ mod engine;
 mod fake_upstream;
 #[cfg(all(test, feature = "local"))]
 mod foreign;
+mod gateway;
 #[cfg(all(test, feature = "local"))]
 mod gateway_process;
-mod gateway;
 mod hostile;
 mod layers;
 mod policies;

@@ -14,11 +14,7 @@ fn names() -> Names {
         "large/qwen2.5-coder-1.5b-instruct",
         "openai/gpt-4.1-mini",
     ];
-    Names {
-        models: models.map(ModelId::new).into(),
-        headers: ["x-confidential".to_owned()].into(),
-        ..Names::default()
-    }
+    Names { models: models.map(ModelId::new).into(), headers: ["x-confidential".to_owned()].into(), ..Names::default() }
 }
 
 fn policy_files() -> std::io::Result<Vec<PathBuf>> {
@@ -26,17 +22,11 @@ fn policy_files() -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "toml")
-        {
+        if path.extension().is_some_and(|extension| extension == "toml") {
             files.push(path);
         }
     }
-    assert!(
-        files.len() >= 4,
-        "the shipped policies are missing: {files:?}"
-    );
+    assert!(files.len() >= 4, "the shipped policies are missing: {files:?}");
     Ok(files)
 }
 
@@ -44,18 +34,10 @@ fn policy_files() -> std::io::Result<Vec<PathBuf>> {
 fn every_shipped_policy_decides_its_cases_as_they_say() {
     for file in policy_files().unwrap() {
         let place = file.file_name().unwrap().to_string_lossy().into_owned();
-        let policy =
-            Policy::compile(&place, &std::fs::read_to_string(&file).unwrap(), &names()).unwrap();
-        assert_eq!(
-            format!("{}.toml", policy.name()),
-            place,
-            "a policy is named as its file"
-        );
+        let policy = Policy::compile(&place, &std::fs::read_to_string(&file).unwrap(), &names()).unwrap();
+        assert_eq!(format!("{}.toml", policy.name()), place, "a policy is named as its file");
         let cases = file.with_extension("cases.jsonl");
-        let problems = policy.check_cases(
-            &cases.to_string_lossy(),
-            &std::fs::read_to_string(&cases).unwrap(),
-        );
+        let problems = policy.check_cases(&cases.to_string_lossy(), &std::fs::read_to_string(&cases).unwrap());
         assert_eq!(problems, [], "{problems:#?}");
     }
 }
@@ -64,26 +46,10 @@ fn every_shipped_policy_decides_its_cases_as_they_say() {
 fn every_shipped_policy_has_six_cases_or_more() {
     for file in policy_files().unwrap() {
         let cases = std::fs::read_to_string(file.with_extension("cases.jsonl")).unwrap();
-        let cases: Vec<serde_json::Value> = cases
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        let named: BTreeSet<&str> = cases
-            .iter()
-            .filter_map(|case| case["name"].as_str())
-            .collect();
-        assert!(
-            named.len() >= 6,
-            "{}: {} cases of different names",
-            file.display(),
-            named.len()
-        );
-        assert_eq!(
-            named.len(),
-            cases.len(),
-            "{}: a name stands twice",
-            file.display()
-        );
+        let cases: Vec<serde_json::Value> = cases.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let named: BTreeSet<&str> = cases.iter().filter_map(|case| case["name"].as_str()).collect();
+        assert!(named.len() >= 6, "{}: {} cases of different names", file.display(), named.len());
+        assert_eq!(named.len(), cases.len(), "{}: a name stands twice", file.display());
     }
 }
 
@@ -91,11 +57,7 @@ fn every_shipped_policy_has_six_cases_or_more() {
 #[test]
 fn every_policy_shown_in_the_reference_compiles() {
     let reference = include_str!("../docs/policy.md");
-    let blocks: Vec<&str> = reference
-        .split("```toml\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .collect();
+    let blocks: Vec<&str> = reference.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert!(!blocks.is_empty());
     for block in blocks {
         if let Err(problems) = Policy::compile("docs/policy.md", block, &names()) {

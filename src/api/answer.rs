@@ -93,24 +93,13 @@ struct FunctionForm<'a> {
 impl<'a> CallForm<'a> {
     /// The call as part of a whole message.
     pub(super) fn whole(call: &'a ToolCall) -> Self {
-        let function = FunctionForm {
-            name: &call.name,
-            arguments: &call.arguments,
-        };
-        CallForm {
-            index: None,
-            id: &call.id,
-            kind: "function",
-            function,
-        }
+        let function = FunctionForm { name: &call.name, arguments: &call.arguments };
+        CallForm { index: None, id: &call.id, kind: "function", function }
     }
 
     /// The call as a chunk's delta.
     pub(super) fn chunk(call: &'a ToolCall) -> Self {
-        CallForm {
-            index: Some(call.index),
-            ..CallForm::whole(call)
-        }
+        CallForm { index: Some(call.index), ..CallForm::whole(call) }
     }
 }
 
@@ -144,10 +133,7 @@ impl From<Usage> for UsageForm {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             total_tokens: usage.prompt_tokens + usage.completion_tokens,
-            prompt_tokens_details: PromptDetails {
-                cached_tokens: usage.cached_tokens,
-                audio_tokens: 0,
-            },
+            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens, audio_tokens: 0 },
             completion_tokens_details: CompletionDetails::default(),
         }
     }

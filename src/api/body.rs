@@ -27,10 +27,7 @@ where
     }
     let whole = collect(body, declared, cap).await?;
     if let Err(error) = std::str::from_utf8(&whole) {
-        let message = format!(
-            "the body is not UTF-8 at byte {}; send JSON as UTF-8",
-            error.valid_up_to()
-        );
+        let message = format!("the body is not UTF-8 at byte {}; send JSON as UTF-8", error.valid_up_to());
         return Err(Error::new(Kind::Invalid, Origin::Client, message).code("invalid_utf8"));
     }
     if form && !whole.trim_ascii_start().starts_with(b"{") {
@@ -65,11 +62,7 @@ where
         }
         joined.extend_from_slice(&data);
     }
-    Ok(if joined.is_empty() {
-        first
-    } else {
-        joined.freeze()
-    })
+    Ok(if joined.is_empty() { first } else { joined.freeze() })
 }
 
 /// What `curl -d` declares when nobody tells it better. The body may be JSON all the same.
@@ -78,9 +71,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// Checks what the head says of the body's form; true where the body must be looked at, because
 /// the head says [`FORM`].
 fn check_type(headers: &HeaderMap) -> Result<bool> {
-    if let Some(coding) =
-        header(headers, &CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
-    {
+    if let Some(coding) = header(headers, &CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
         return Err(unsupported("content-encoding", coding));
     }
     let Some(value) = headers.get(CONTENT_TYPE) else {
@@ -107,16 +98,10 @@ fn unsupported(name: &str, value: &str) -> Error {
 }
 
 fn too_large(cap: usize) -> Error {
-    let message = format!(
-        "the body is longer than {cap} bytes; send less, or raise max_body in the configuration"
-    );
+    let message = format!("the body is longer than {cap} bytes; send less, or raise max_body in the configuration");
     Error::new(Kind::TooLarge, Origin::Client, message)
 }
 
 fn broken(error: &dyn Display) -> Error {
-    Error::new(
-        Kind::Canceled,
-        Origin::Client,
-        format!("the body broke off: {error}"),
-    )
+    Error::new(Kind::Canceled, Origin::Client, format!("the body broke off: {error}"))
 }

@@ -60,31 +60,17 @@ impl ChatFields<'_> {
         let mut sampling = self.sampling.check()?;
         sampling.include_usage = opened.include_usage;
         sampling.logprobs = self.logprobs.unwrap_or(false);
-        let most = integer(
-            "top_logprobs",
-            self.top_logprobs,
-            0..=20,
-            "a whole number from 0 to 20",
-        )?;
+        let most = integer("top_logprobs", self.top_logprobs, 0..=20, "a whole number from 0 to 20")?;
         if most.is_some_and(|most| most > 0) && !sampling.logprobs {
-            return Err(wrong(
-                "top_logprobs",
-                "given without logprobs; set logprobs to true",
-            ));
+            return Err(wrong("top_logprobs", "given without logprobs; set logprobs to true"));
         }
         sampling.top_logprobs = most.unwrap_or(0);
         let mut upstream_only = self.upstream_only;
-        if self
-            .modalities
-            .is_some_and(|kinds| kinds.iter().any(|kind| kind != "text"))
-        {
+        if self.modalities.is_some_and(|kinds| kinds.iter().any(|kind| kind != "text")) {
             upstream_only.get_or_insert_with(|| "modalities".to_owned());
         }
         Ok(Chat {
-            messages: check_messages(
-                self.messages.ok_or_else(|| missing("messages"))?,
-                &mut upstream_only,
-            )?,
+            messages: check_messages(self.messages.ok_or_else(|| missing("messages"))?, &mut upstream_only)?,
             tools: check_tools(self.tools, self.tool_choice, &mut upstream_only)?,
             sampling,
             format: check_format(self.response_format)?,
@@ -93,15 +79,9 @@ impl ChatFields<'_> {
     }
 }
 
-fn check_messages(
-    messages: Vec<MessageFields<'_>>,
-    upstream_only: &mut Option<String>,
-) -> Result<Vec<Message>, Error> {
+fn check_messages(messages: Vec<MessageFields<'_>>, upstream_only: &mut Option<String>) -> Result<Vec<Message>, Error> {
     if messages.is_empty() {
-        return Err(wrong(
-            "messages",
-            "the array is empty, expected at least one message",
-        ));
+        return Err(wrong("messages", "the array is empty, expected at least one message"));
     }
     let check = |(at, message): (usize, MessageFields<'_>)| {
         if message.function_call.is_some() || message.audio.is_some() {
@@ -131,10 +111,7 @@ impl MessageFields<'_> {
         let RoleName { role, tool } = self.role;
         if let Some(calls) = &self.tool_calls {
             if role != Role::Assistant {
-                return Err(wrong(
-                    format!("{at}.tool_calls"),
-                    "only an assistant calls tools",
-                ));
+                return Err(wrong(format!("{at}.tool_calls"), "only an assistant calls tools"));
             }
             check_calls(calls, &format!("{at}.tool_calls"))?;
         }
@@ -184,10 +161,7 @@ impl<'de> Deserialize<'de> for RoleName {
                     "tool" | "function" => Role::Tool,
                     _ => return Err(E::invalid_value(serde::de::Unexpected::Str(name), &self)),
                 };
-                Ok(RoleName {
-                    role,
-                    tool: name == "tool",
-                })
+                Ok(RoleName { role, tool: name == "tool" })
             }
         }
         deserializer.deserialize_str(Name)
@@ -227,16 +201,10 @@ impl<'de> Deserialize<'de> for Content {
                 f.write_str("a string or an array of content parts")
             }
             fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content {
-                    text: text.to_owned(),
-                    ..Content::default()
-                })
+                Ok(Content { text: text.to_owned(), ..Content::default() })
             }
             fn visit_string<E>(self, text: String) -> Result<Content, E> {
-                Ok(Content {
-                    text,
-                    ..Content::default()
-                })
+                Ok(Content { text, ..Content::default() })
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Content, A::Error> {
                 let mut content = Content::default();
@@ -278,18 +246,9 @@ impl<'a> TryFrom<PartFields<'a>> for Part<'a> {
         let missing = |name: &str| format!("missing field `{name}`");
         match &*part.kind {
             "text" => part.text.map(Part::Text).ok_or_else(|| missing("text")),
-            "image_url" => part
-                .image_url
-                .map(|_| Part::Image)
-                .ok_or_else(|| missing("image_url")),
-            "input_audio" => part
-                .input_audio
-                .map(|_| Part::Other)
-                .ok_or_else(|| missing("input_audio")),
-            "file" => part
-                .file
-                .map(|_| Part::Other)
-                .ok_or_else(|| missing("file")),
+            "image_url" => part.image_url.map(|_| Part::Image).ok_or_else(|| missing("image_url")),
+            "input_audio" => part.input_audio.map(|_| Part::Other).ok_or_else(|| missing("input_audio")),
+            "file" => part.file.map(|_| Part::Other).ok_or_else(|| missing("file")),
             _ => Ok(Part::Other),
         }
     }
@@ -324,16 +283,12 @@ fn check_format(format: Option<&RawValue>) -> Result<Format, Error> {
             let raw = fields.json_schema.ok_or_else(|| missing(&at))?;
             let schema = decode::<SchemaFields>(raw.get(), &at)?.schema;
             if !schema.get().starts_with('{') {
-                return Err(wrong(
-                    format!("{at}.schema"),
-                    "expected a JSON schema, which is an object",
-                ));
+                return Err(wrong(format!("{at}.schema"), "expected a JSON schema, which is an object"));
             }
             Ok(Format::JsonSchema(schema))
         }
         kind => {
-            let what =
-                format!("unknown form {kind:?}, expected one of text, json_object, json_schema");
+            let what = format!("unknown form {kind:?}, expected one of text, json_object, json_schema");
             Err(wrong(format!("{at}.type"), what))
         }
     }

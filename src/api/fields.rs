@@ -67,9 +67,7 @@ struct Object<F>(F);
 
 impl<'de, F: Fields<'de>> Deserialize<'de> for Object<F> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer
-            .deserialize_map(ObjectVisitor(PhantomData))
-            .map(Object)
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Object)
     }
 }
 
@@ -90,9 +88,7 @@ impl<'de, F: Fields<'de>> Visitor<'de> for ObjectVisitor<F> {
                 return Err(A::Error::custom(format_args!("duplicate field `{key}`")));
             }
             if seen.len() == MOST_KEYS {
-                return Err(A::Error::custom(format_args!(
-                    "more than {MOST_KEYS} fields"
-                )));
+                return Err(A::Error::custom(format_args!("more than {MOST_KEYS} fields")));
             }
             if fields.take(&key, &mut map)? == Taken::No {
                 map.next_value::<IgnoredAny>()?;
@@ -171,10 +167,7 @@ pub(super) fn integer(
     };
     match u32::try_from(number) {
         Ok(number) if range.contains(&number) => Ok(Some(number)),
-        _ => Err(wrong(
-            name,
-            format!("{number} is out of range, expected {expected}"),
-        )),
+        _ => Err(wrong(name, format!("{number} is out of range, expected {expected}"))),
     }
 }
 
@@ -191,10 +184,7 @@ pub(super) fn number(
     if range.contains(&(number as f32)) {
         Ok(Some(number as f32))
     } else {
-        Err(wrong(
-            name,
-            format!("{number} is out of range, expected {expected}"),
-        ))
+        Err(wrong(name, format!("{number} is out of range, expected {expected}")))
     }
 }
 
@@ -223,8 +213,7 @@ pub(super) fn object<'a, F: Fields<'a>>(text: &'a str) -> Result<F, Error> {
 
 /// Reads a value that stands at the path `at` of the body.
 pub(super) fn decode<'a, T: Deserialize<'a>>(text: &'a str, at: &str) -> Result<T, Error> {
-    serde_json::from_str(text)
-        .map_err(|error| explain::<T>(text, at).unwrap_or_else(|| fault(at, &error)))
+    serde_json::from_str(text).map_err(|error| explain::<T>(text, at).unwrap_or_else(|| fault(at, &error)))
 }
 
 /// Reads the text again to find where it is wrong.
@@ -250,14 +239,8 @@ fn fault(path: &str, error: &serde_json::Error) -> Error {
         let message = format!("the body is not valid JSON: {}", shorten(&text));
         return Error::new(Kind::Invalid, Origin::Client, message).code("invalid_json");
     }
-    let what = text
-        .rfind(" at line ")
-        .map_or(text.as_str(), |end| &text[..end]);
-    let field = |prefix: &str| {
-        what.strip_prefix(prefix)?
-            .strip_suffix('`')
-            .map(|name| join(path, name))
-    };
+    let what = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
+    let field = |prefix: &str| what.strip_prefix(prefix)?.strip_suffix('`').map(|name| join(path, name));
     if let Some(param) = field("missing field `") {
         return missing(param);
     }
@@ -275,11 +258,7 @@ fn fault(path: &str, error: &serde_json::Error) -> Error {
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// Leaves out the middle of what quotes a long value: the reason stands at the end.

@@ -11,8 +11,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::answer::{
-    Answer, CallForm, ChatChoice, ChatMessage, EmbeddingForm, EmbeddingList, EmbeddingUsage,
-    FINGERPRINT, TextChoice, Vector,
+    Answer, CallForm, ChatChoice, ChatMessage, EmbeddingForm, EmbeddingList, EmbeddingUsage, FINGERPRINT, TextChoice,
+    Vector,
 };
 use super::logprobs;
 use super::shape::{Endpoint, Shape};
@@ -53,11 +53,7 @@ impl Choice {
 }
 
 /// Reads the deltas to their end and renders the body.
-pub(super) async fn fold(
-    mut deltas: BoxStream<'static, Result<Delta>>,
-    shape: &Shape,
-    model: &str,
-) -> Result<Bytes> {
+pub(super) async fn fold(mut deltas: BoxStream<'static, Result<Delta>>, shape: &Shape, model: &str) -> Result<Bytes> {
     let mut choices: BTreeMap<u32, Choice> = BTreeMap::new();
     let mut passed = None;
     while let Some(delta) = deltas.next().await {
@@ -66,10 +62,7 @@ pub(super) async fn fold(
         match part {
             Part::End(usage) => return Ok(render(passed, &choices, usage, (shape, model))),
             Part::Raw => {}
-            part => choices
-                .entry(choice)
-                .or_default()
-                .add(part, shape.logprobs.is_some()),
+            part => choices.entry(choice).or_default().add(part, shape.logprobs.is_some()),
         }
     }
     Err(broken_off())
@@ -91,17 +84,11 @@ fn render(
     }
     match shape.endpoint {
         Endpoint::Chat => {
-            let choices: Vec<_> = choices
-                .iter()
-                .map(|(index, choice)| chat(*index, choice, shape))
-                .collect();
+            let choices: Vec<_> = choices.iter().map(|(index, choice)| chat(*index, choice, shape)).collect();
             answer("chat.completion", &choices, usage, (shape, model))
         }
         Endpoint::Text => {
-            let choices: Vec<_> = choices
-                .iter()
-                .map(|(index, choice)| text(*index, choice, shape))
-                .collect();
+            let choices: Vec<_> = choices.iter().map(|(index, choice)| text(*index, choice, shape)).collect();
             answer("text_completion", &choices, usage, (shape, model))
         }
         Endpoint::Embed { base64 } => embeddings(choices, usage, model, base64),
@@ -135,9 +122,7 @@ fn chat<'a>(index: u32, choice: &'a Choice, shape: &Shape) -> ChatChoice<'a> {
             refusal: None,
             tool_calls: choice.calls.iter().map(CallForm::whole).collect(),
         },
-        logprobs: shape
-            .logprobs
-            .map(|most| logprobs::chat(&choice.tokens, most)),
+        logprobs: shape.logprobs.map(|most| logprobs::chat(&choice.tokens, most)),
         finish_reason: choice.finish.map(Finish::name),
     }
 }
@@ -147,25 +132,13 @@ fn text<'a>(index: u32, choice: &'a Choice, shape: &Shape) -> TextChoice<'a> {
     TextChoice {
         text: &choice.text,
         index,
-        logprobs: shape
-            .logprobs
-            .map(|most| logprobs::text(&choice.tokens, most, &mut offset)),
+        logprobs: shape.logprobs.map(|most| logprobs::text(&choice.tokens, most, &mut offset)),
         finish_reason: choice.finish.map(Finish::name),
     }
 }
 
-fn embeddings(
-    choices: &BTreeMap<u32, Choice>,
-    usage: Option<Usage>,
-    model: &str,
-    base64: bool,
-) -> Bytes {
-    let form = |vector: &'_ [f32]| -> Vec<u8> {
-        vector
-            .iter()
-            .flat_map(|number| number.to_le_bytes())
-            .collect()
-    };
+fn embeddings(choices: &BTreeMap<u32, Choice>, usage: Option<Usage>, model: &str, base64: bool) -> Bytes {
+    let form = |vector: &'_ [f32]| -> Vec<u8> { vector.iter().flat_map(|number| number.to_le_bytes()).collect() };
     let data = choices.iter().map(|(index, choice)| EmbeddingForm {
         object: "embedding",
         index: *index,
@@ -176,16 +149,8 @@ fn embeddings(
         },
     });
     let prompt_tokens = usage.unwrap_or_default().prompt_tokens;
-    let usage = EmbeddingUsage {
-        prompt_tokens,
-        total_tokens: prompt_tokens,
-    };
-    json(&EmbeddingList {
-        object: "list",
-        data: data.collect(),
-        model,
-        usage,
-    })
+    let usage = EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens };
+    json(&EmbeddingList { object: "list", data: data.collect(), model, usage })
 }
 
 /// Standard base64 with padding (RFC 4648, section 4).
@@ -197,11 +162,7 @@ fn base64_of(bytes: &[u8]) -> String {
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
         for at in 0..4 {
             let digit = ALPHABET[(bits >> (18 - 6 * at) & 63) as usize];
-            text.push(if at <= three.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
+            text.push(if at <= three.len() { char::from(digit) } else { '=' });
         }
     }
     text
@@ -218,13 +179,7 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_the_rfc() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
+        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
             assert_eq!(base64_of(bytes.as_bytes()), text);
         }
         assert_eq!(base64_of(&[0xFB, 0xFF]), "+/8=");

@@ -36,11 +36,7 @@ struct Told<'a> {
 
 impl<'a> Told<'a> {
     fn new(bytes: &'a [u8], logprob: f32) -> Self {
-        Told {
-            token: String::from_utf8_lossy(bytes),
-            logprob: logprob.max(LEAST),
-            bytes,
-        }
+        Told { token: String::from_utf8_lossy(bytes), logprob: logprob.max(LEAST), bytes }
     }
 }
 
@@ -53,17 +49,9 @@ pub(super) fn shown(tokens: &[Token]) -> impl Iterator<Item = &Token> {
 pub(super) fn chat(tokens: &[Token], most: u32) -> ChatLogprobs<'_> {
     let content = shown(tokens).map(|token| ChatToken {
         told: Told::new(&token.bytes, token.logprob),
-        top_logprobs: token
-            .top
-            .iter()
-            .take(most as usize)
-            .map(|(bytes, logprob)| Told::new(bytes, *logprob))
-            .collect(),
+        top_logprobs: token.top.iter().take(most as usize).map(|(bytes, logprob)| Told::new(bytes, *logprob)).collect(),
     });
-    ChatLogprobs {
-        content: content.collect(),
-        refusal: None,
-    }
+    ChatLogprobs { content: content.collect(), refusal: None }
 }
 
 /// `logprobs` of a legacy choice.
@@ -81,11 +69,7 @@ struct Tops(Vec<(String, f32)>);
 impl Serialize for Tops {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let before = |at: usize, name: &str| self.0[..at].iter().any(|(other, _)| other == name);
-        let told = self
-            .0
-            .iter()
-            .enumerate()
-            .filter(|(at, (name, _))| !before(*at, name));
+        let told = self.0.iter().enumerate().filter(|(at, (name, _))| !before(*at, name));
         serializer.collect_map(told.map(|(_, (name, logprob))| (name, logprob)))
     }
 }
@@ -105,16 +89,9 @@ pub(super) fn text(tokens: &[Token], most: u32, offset: &mut usize) -> TextLogpr
         told.text_offset.push(*offset);
         *offset += characters(&token.bytes);
         if let Some(tops) = &mut told.top_logprobs {
-            let best = token
-                .top
-                .iter()
-                .take(most as usize)
-                .map(|(bytes, logprob)| (&bytes[..], *logprob));
+            let best = token.top.iter().take(most as usize).map(|(bytes, logprob)| (&bytes[..], *logprob));
             let all = best.chain([(&token.bytes[..], token.logprob)]);
-            tops.push(Tops(
-                all.map(|(bytes, logprob)| (name(bytes), logprob.max(LEAST)))
-                    .collect(),
-            ));
+            tops.push(Tops(all.map(|(bytes, logprob)| (name(bytes), logprob.max(LEAST))).collect()));
         }
     }
     told

@@ -36,20 +36,12 @@ struct List<'a> {
 }
 
 fn entry(entry: &ModelEntry) -> Entry<'_> {
-    Entry {
-        id: &entry.id,
-        object: "model",
-        created: entry.created,
-        owned_by: &entry.owned_by,
-    }
+    Entry { id: &entry.id, object: "model", created: entry.created, owned_by: &entry.owned_by }
 }
 
 /// Renders `GET /v1/models`.
 pub fn models(entries: &[ModelEntry]) -> Response<Body> {
-    let list = List {
-        object: "list",
-        data: entries.iter().map(entry).collect(),
-    };
+    let list = List { object: "list", data: entries.iter().map(entry).collect() };
     json(rendered(&list), None)
 }
 
@@ -59,18 +51,9 @@ pub fn model(entries: &[ModelEntry], id: &str) -> Result<Response<Body>> {
         Some(found) => Ok(json(rendered(&entry(found)), None)),
         None => {
             let shown: String = id.chars().take(200).collect();
-            let known: Vec<&str> = entries
-                .iter()
-                .map(|entry| entry.id.as_str())
-                .take(20)
-                .collect();
-            let message = format!(
-                "model: unknown model {shown:?}; known: {}",
-                known.join(", ")
-            );
-            Err(Error::new(Kind::NotFound, Origin::Client, message)
-                .code("model_not_found")
-                .param("model"))
+            let known: Vec<&str> = entries.iter().map(|entry| entry.id.as_str()).take(20).collect();
+            let message = format!("model: unknown model {shown:?}; known: {}", known.join(", "));
+            Err(Error::new(Kind::NotFound, Origin::Client, message).code("model_not_found").param("model"))
         }
     }
 }

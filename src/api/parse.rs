@@ -70,24 +70,12 @@ where
         include_usage: false,
         logprobs: None,
         id: asker.id.clone(),
-        created: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     };
     let shape = match &ask {
         Ask::Chat(chat) => shape.sampled(&chat.sampling),
-        Ask::Text(text) => Shape {
-            endpoint: Endpoint::Text,
-            ..shape
-        }
-        .sampled(&text.sampling),
-        Ask::Embed(embed) => Shape {
-            endpoint: Endpoint::Embed {
-                base64: embed.base64,
-            },
-            stream: false,
-            ..shape
-        },
+        Ask::Text(text) => Shape { endpoint: Endpoint::Text, ..shape }.sampled(&text.sampling),
+        Ask::Embed(embed) => Shape { endpoint: Endpoint::Embed { base64: embed.base64 }, stream: false, ..shape },
     };
     let request = Request {
         id: asker.id,
@@ -97,18 +85,14 @@ where
         ask,
         body: opened.body,
         headers: kept(headers, &limits.policy_headers),
-        authorization: headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .map(Secret::new),
+        authorization: headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).map(Secret::new),
     };
     Ok((request, shape))
 }
 
 /// Reads the object that the endpoint takes.
 fn read(route: Route, whole: &Bytes) -> Result<(Opened, Ask)> {
-    let text = std::str::from_utf8(whole)
-        .map_err(|_| Error::internal("a body was read that is not UTF-8"))?;
+    let text = std::str::from_utf8(whole).map_err(|_| Error::internal("a body was read that is not UTF-8"))?;
     match route {
         Route::Chat => {
             let fields: ChatFields<'_> = object(text)?;
@@ -127,9 +111,7 @@ fn read(route: Route, whole: &Bytes) -> Result<(Opened, Ask)> {
             let opened = fields.envelope.open(whole)?;
             Ok((opened, Ask::Embed(fields.check()?)))
         }
-        Route::Models | Route::Model(_) => Err(Error::internal(
-            "a list of models is asked for without a body",
-        )),
+        Route::Models | Route::Model(_) => Err(Error::internal("a list of models is asked for without a body")),
     }
 }
 
@@ -137,10 +119,7 @@ fn read(route: Route, whole: &Bytes) -> Result<(Opened, Ask)> {
 fn kept(headers: &HeaderMap, names: &[String]) -> BTreeMap<String, String> {
     let value = |name: &String| {
         let value = headers.get(name.as_str())?;
-        Some((
-            name.clone(),
-            String::from_utf8_lossy(value.as_bytes()).into_owned(),
-        ))
+        Some((name.clone(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
     };
     names.iter().filter_map(value).collect()
 }

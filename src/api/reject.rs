@@ -29,9 +29,7 @@ fn row(detail: &Detail) -> (u16, Option<&'static str>) {
         (Kind::OverBudget, _) => (429, Some("insufficient_quota")),
         (Kind::Overloaded, _) => (429, Some("overloaded")),
         (Kind::Timeout, _) => (504, Some("timeout")),
-        (Kind::Unavailable, _) if detail.origin == Origin::Upstream => {
-            (502, Some("upstream_unavailable"))
-        }
+        (Kind::Unavailable, _) if detail.origin == Origin::Upstream => (502, Some("upstream_unavailable")),
         (Kind::Unavailable, _) => (503, Some("unavailable")),
         (Kind::Canceled, _) => (499, Some("canceled")),
         (Kind::Internal, _) => (500, Some("internal")),
@@ -51,8 +49,7 @@ fn class(status: StatusCode) -> &'static str {
 }
 
 fn status(detail: &Detail) -> StatusCode {
-    let by_kind =
-        || StatusCode::from_u16(row(detail).0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let by_kind = || StatusCode::from_u16(row(detail).0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     detail.status.unwrap_or_else(by_kind)
 }
 
@@ -69,13 +66,7 @@ fn error_body(error: &Error) -> Bytes {
     let detail = error.detail();
     let code = detail.code.or(row(detail).1).map(str::to_owned);
     let class = class(status(detail)).to_owned();
-    ErrorBody {
-        message: detail.message.clone(),
-        class,
-        param: detail.param.clone(),
-        code,
-    }
-    .render()
+    ErrorBody { message: detail.message.clone(), class, param: detail.param.clone(), code }.render()
 }
 
 /// Renders an error, with `x-weir-origin`, `retry-after` (whole seconds, rounded up) and

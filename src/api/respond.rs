@@ -45,27 +45,18 @@ pub async fn respond(
     shape: Shape,
     tail: Box<dyn Fn() -> String + Send>,
 ) -> Result<Response<Body>, Error> {
-    let Completion {
-        model,
-        headers,
-        deltas,
-    } = completion;
+    let Completion { model, headers, deltas } = completion;
     let mut response = if shape.stream {
         let mut response = Response::new(boxed(Events::new(deltas, shape, model, tail)));
         response.headers_mut().insert(CONTENT_TYPE, EVENTS);
         response.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
-        response
-            .headers_mut()
-            .insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        response.headers_mut().insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
         response
     } else {
         json(fold(deltas, &shape, model.as_str()).await?, Some(tail))
     };
     for (name, value) in &headers {
-        response
-            .headers_mut()
-            .entry(name)
-            .or_insert_with(|| value.clone());
+        response.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
     Ok(response)
 }
@@ -79,10 +70,7 @@ pub(super) fn json(bytes: Bytes, kept: Option<Tail>) -> Response<Body> {
 
 /// A body in one piece. `kept` lives as long as the body.
 pub(super) fn whole(bytes: Bytes, kept: Option<Tail>) -> Body {
-    boxed(Whole {
-        bytes: Some(bytes).filter(|bytes| !bytes.is_empty()),
-        _kept: kept,
-    })
+    boxed(Whole { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), _kept: kept })
 }
 
 fn boxed<B>(body: B) -> Body
@@ -107,10 +95,7 @@ impl http_body::Body for Whole {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
     }
 

@@ -25,23 +25,17 @@ pub enum Route {
 
 /// Reads method and path. Unknown route: 404; known path, wrong method: 405.
 pub fn route(method: &Method, path: &str) -> Result<Route> {
-    let route = find(path).ok_or_else(|| {
-        Error::new(Kind::NotFound, Origin::Client, unknown(path)).code("unknown_url")
-    })?;
+    let route =
+        find(path).ok_or_else(|| Error::new(Kind::NotFound, Origin::Client, unknown(path)).code("unknown_url"))?;
     let (allowed, methods) = match route {
         Route::Chat | Route::Text | Route::Embed => (*method == Method::POST, "POST"),
-        Route::Models | Route::Model(_) => (
-            *method == Method::GET || *method == Method::HEAD,
-            "GET, HEAD",
-        ),
+        Route::Models | Route::Model(_) => (*method == Method::GET || *method == Method::HEAD, "GET, HEAD"),
     };
     if allowed {
         return Ok(route);
     }
     let message = format!("the method {method} is not allowed for {path}; use {methods}");
-    Err(Error::new(Kind::Invalid, Origin::Client, message)
-        .code("method_not_allowed")
-        .allow(methods))
+    Err(Error::new(Kind::Invalid, Origin::Client, message).code("method_not_allowed").allow(methods))
 }
 
 fn find(path: &str) -> Option<Route> {
@@ -51,12 +45,8 @@ fn find(path: &str) -> Option<Route> {
         "/v1/embeddings" => Some(Route::Embed),
         "/v1/models" => Some(Route::Models),
         _ => {
-            let id = path
-                .strip_prefix("/v1/models/")
-                .filter(|id| !id.is_empty())?;
-            Some(Route::Model(
-                percent_decode_str(id).decode_utf8().ok()?.into_owned(),
-            ))
+            let id = path.strip_prefix("/v1/models/").filter(|id| !id.is_empty())?;
+            Some(Route::Model(percent_decode_str(id).decode_utf8().ok()?.into_owned()))
         }
     }
 }

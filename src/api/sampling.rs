@@ -43,11 +43,7 @@ struct StreamOptions {
 }
 
 impl<'de> Envelope<'de> {
-    pub(super) fn take<A: MapAccess<'de>>(
-        &mut self,
-        key: &str,
-        map: &mut A,
-    ) -> Result<Taken, A::Error> {
+    pub(super) fn take<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<Taken, A::Error> {
         match key {
             "model" => keep(&mut self.model, map),
             "stream" => keep(&mut self.stream, map),
@@ -63,16 +59,10 @@ impl<'de> Envelope<'de> {
         let raw = self.model.ok_or_else(|| missing("model"))?;
         let model: String = decode(raw.get(), "model")?;
         if model.trim().is_empty() {
-            return Err(wrong(
-                "model",
-                "the name of a model is empty; /v1/models lists the names",
-            ));
+            return Err(wrong("model", "the name of a model is empty; /v1/models lists the names"));
         }
         if model.len() > LONGEST_NAME {
-            return Err(wrong(
-                "model",
-                format!("the name of a model is longer than {LONGEST_NAME} bytes"),
-            ));
+            return Err(wrong("model", format!("the name of a model is longer than {LONGEST_NAME} bytes")));
         }
         let stream = match self.stream {
             Some(raw) => decode::<Option<bool>>(raw.get(), "stream")?.unwrap_or(false),
@@ -83,17 +73,12 @@ impl<'de> Envelope<'de> {
             None => None,
         };
         if options.is_some() && !stream {
-            return Err(wrong(
-                "stream_options",
-                "given without stream; set stream to true, or leave it out",
-            ));
+            return Err(wrong("stream_options", "given without stream; set stream to true, or leave it out"));
         }
         Ok(Opened {
             model,
             stream,
-            include_usage: options
-                .and_then(|options| options.include_usage)
-                .unwrap_or(false),
+            include_usage: options.and_then(|options| options.include_usage).unwrap_or(false),
             body: ClientBody {
                 bytes: whole.clone(),
                 model: range(raw),
@@ -123,11 +108,7 @@ pub(super) struct SamplingFields {
 }
 
 impl SamplingFields {
-    pub(super) fn take<'de, A: MapAccess<'de>>(
-        &mut self,
-        key: &str,
-        map: &mut A,
-    ) -> Result<Taken, A::Error> {
+    pub(super) fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<Taken, A::Error> {
         match key {
             "max_tokens" => set(&mut self.max_tokens, map),
             "max_completion_tokens" => set(&mut self.max_completion_tokens, map),
@@ -151,43 +132,18 @@ impl SamplingFields {
         let positive = "a whole number of at least 1";
         let penalty = "a number from -2 to 2";
         let max_tokens = integer("max_tokens", self.max_tokens, 1..=u32::MAX, positive)?;
-        let max_completion = integer(
-            "max_completion_tokens",
-            self.max_completion_tokens,
-            1..=u32::MAX,
-            positive,
-        )?;
+        let max_completion = integer("max_completion_tokens", self.max_completion_tokens, 1..=u32::MAX, positive)?;
         let share = "a number above 0, at most 1";
         Ok(Sampling {
             max_tokens: max_completion.or(max_tokens),
-            temperature: number(
-                "temperature",
-                self.temperature,
-                0.0..=2.0,
-                "a number from 0 to 2",
-            )?,
+            temperature: number("temperature", self.temperature, 0.0..=2.0, "a number from 0 to 2")?,
             top_p: number("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, share)?,
-            top_k: integer(
-                "top_k",
-                self.top_k,
-                0..=u32::MAX,
-                "a whole number of at least 0",
-            )?,
+            top_k: integer("top_k", self.top_k, 0..=u32::MAX, "a whole number of at least 0")?,
             min_p: number("min_p", self.min_p, 0.0..=1.0, "a number from 0 to 1")?,
             seed: self.seed.map(|Integer(seed)| seed as u64),
             stop: check_stop(self.stop)?,
-            presence_penalty: number(
-                "presence_penalty",
-                self.presence_penalty,
-                -2.0..=2.0,
-                penalty,
-            )?,
-            frequency_penalty: number(
-                "frequency_penalty",
-                self.frequency_penalty,
-                -2.0..=2.0,
-                penalty,
-            )?,
+            presence_penalty: number("presence_penalty", self.presence_penalty, -2.0..=2.0, penalty)?,
+            frequency_penalty: number("frequency_penalty", self.frequency_penalty, -2.0..=2.0, penalty)?,
             repeat_penalty: number(
                 "repeat_penalty",
                 self.repeat_penalty,
@@ -206,15 +162,10 @@ fn check_stop(stop: Option<Texts>) -> Result<Vec<String>, Error> {
         return Ok(Vec::new());
     };
     if texts.len() > 4 {
-        return Err(wrong(
-            "stop",
-            format!("{} texts, expected at most 4", texts.len()),
-        ));
+        return Err(wrong("stop", format!("{} texts, expected at most 4", texts.len())));
     }
     match texts.iter().position(String::is_empty) {
-        Some(at) if texts.len() > 1 => {
-            Err(wrong(format!("stop[{at}]"), "an empty text ends nothing"))
-        }
+        Some(at) if texts.len() > 1 => Err(wrong(format!("stop[{at}]"), "an empty text ends nothing")),
         Some(_) => Err(wrong("stop", "an empty text ends nothing")),
         None => Ok(texts),
     }
@@ -266,9 +217,7 @@ impl<'de> Deserialize<'de> for Bias {
                     let Number(addend) = map.next_value()?;
                     if !(-100.0..=100.0).contains(&addend) {
                         let range = "is out of range, expected a number from -100 to 100";
-                        return Err(A::Error::custom(format_args!(
-                            "{addend} for token {token} {range}"
-                        )));
+                        return Err(A::Error::custom(format_args!("{addend} for token {token} {range}")));
                     }
                     bias.push((token, addend as f32));
                 }

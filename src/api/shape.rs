@@ -47,11 +47,7 @@ impl Shape {
 
     /// The answer's id.
     pub(super) fn answer_id(&self) -> String {
-        let prefix = if self.endpoint == Endpoint::Text {
-            "cmpl"
-        } else {
-            "chatcmpl"
-        };
+        let prefix = if self.endpoint == Endpoint::Text { "cmpl" } else { "chatcmpl" };
         format!("{prefix}-{}", self.id)
     }
 }

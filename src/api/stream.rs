@@ -94,10 +94,7 @@ impl Lines {
     }
 
     fn text(&mut self, index: u32, text: &str, tokens: &[Token]) {
-        let most = self
-            .shape
-            .logprobs
-            .filter(|_| shown(tokens).next().is_some());
+        let most = self.shape.logprobs.filter(|_| shown(tokens).next().is_some());
         if text.is_empty() && most.is_none() {
             return;
         }
@@ -109,77 +106,31 @@ impl Lines {
                     told.offset += characters(text.as_bytes());
                 }
                 let logprobs = most.map(|most| logprobs::text(tokens, most, &mut told.offset));
-                self.chunk(
-                    &[TextChoice {
-                        text,
-                        index,
-                        logprobs,
-                        finish_reason: None,
-                    }],
-                    None,
-                );
+                self.chunk(&[TextChoice { text, index, logprobs, finish_reason: None }], None);
             }
             Endpoint::Chat | Endpoint::Embed { .. } => {
                 let logprobs = most.map(|most| logprobs::chat(tokens, most));
                 self.role(index);
-                let delta = ChunkDelta {
-                    content: Some(text),
-                    ..ChunkDelta::default()
-                };
-                self.chunk(
-                    &[ChunkChoice {
-                        index,
-                        delta,
-                        logprobs,
-                        finish_reason: None,
-                    }],
-                    None,
-                );
+                let delta = ChunkDelta { content: Some(text), ..ChunkDelta::default() };
+                self.chunk(&[ChunkChoice { index, delta, logprobs, finish_reason: None }], None);
             }
         }
     }
 
     fn call(&mut self, index: u32, call: &ToolCall) {
         self.role(index);
-        let delta = ChunkDelta {
-            tool_calls: Some([CallForm::chunk(call)]),
-            ..ChunkDelta::default()
-        };
-        self.chunk(
-            &[ChunkChoice {
-                index,
-                delta,
-                logprobs: None,
-                finish_reason: None,
-            }],
-            None,
-        );
+        let delta = ChunkDelta { tool_calls: Some([CallForm::chunk(call)]), ..ChunkDelta::default() };
+        self.chunk(&[ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None);
     }
 
     fn finish(&mut self, index: u32, finish: Finish) {
         let finish_reason = Some(finish.name());
         if self.shape.endpoint == Endpoint::Text {
-            return self.chunk(
-                &[TextChoice {
-                    text: "",
-                    index,
-                    logprobs: None,
-                    finish_reason,
-                }],
-                None,
-            );
+            return self.chunk(&[TextChoice { text: "", index, logprobs: None, finish_reason }], None);
         }
         self.role(index);
         let delta = ChunkDelta::default();
-        self.chunk(
-            &[ChunkChoice {
-                index,
-                delta,
-                logprobs: None,
-                finish_reason,
-            }],
-            None,
-        );
+        self.chunk(&[ChunkChoice { index, delta, logprobs: None, finish_reason }], None);
     }
 
     /// Tells a choice's role, once.
@@ -187,20 +138,8 @@ impl Lines {
         if std::mem::replace(&mut self.told(index).role, true) {
             return;
         }
-        let delta = ChunkDelta {
-            role: Some("assistant"),
-            content: Some(""),
-            tool_calls: None,
-        };
-        self.chunk(
-            &[ChunkChoice {
-                index,
-                delta,
-                logprobs: None,
-                finish_reason: None,
-            }],
-            None,
-        );
+        let delta = ChunkDelta { role: Some("assistant"), content: Some(""), tool_calls: None };
+        self.chunk(&[ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None);
     }
 
     fn told(&mut self, index: u32) -> &mut Told {
@@ -217,8 +156,7 @@ impl Lines {
             self.chunk::<ChunkChoice<'_>>(&[], Some(usage));
         }
         if !story.is_empty() {
-            self.out
-                .extend_from_slice(&render_comment(&format!("weir {story}")));
+            self.out.extend_from_slice(&render_comment(&format!("weir {story}")));
         }
         self.out.extend_from_slice(DONE);
     }
@@ -231,11 +169,7 @@ impl Lines {
         let text = self.shape.endpoint == Endpoint::Text;
         let chunk = Answer {
             id: &self.id,
-            object: if text {
-                "text_completion"
-            } else {
-                "chat.completion.chunk"
-            },
+            object: if text { "text_completion" } else { "chat.completion.chunk" },
             created: self.shape.created,
             model: self.model.as_str(),
             system_fingerprint: FINGERPRINT,
@@ -258,10 +192,7 @@ struct Silence {
 
 impl Silence {
     fn new() -> Self {
-        Silence {
-            since: Instant::now(),
-            timer: None,
-        }
+        Silence { since: Instant::now(), timer: None }
     }
 
     fn broken(&mut self) {
@@ -270,9 +201,7 @@ impl Silence {
 
     /// Ready when nothing has been sent for [`SILENCE`].
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(self.since + SILENCE)));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(self.since + SILENCE)));
         loop {
             ready!(timer.as_mut().poll(cx));
             let due = self.since + SILENCE;
@@ -302,20 +231,9 @@ impl Events {
         model: ModelId,
         tail: Tail,
     ) -> Self {
-        let lines = Lines {
-            id: shape.answer_id(),
-            shape,
-            model,
-            choices: Vec::new(),
-            usage_told: false,
-            out: BytesMut::new(),
-        };
-        Events {
-            deltas: Some(deltas),
-            lines,
-            silence: Silence::new(),
-            tail,
-        }
+        let lines =
+            Lines { id: shape.answer_id(), shape, model, choices: Vec::new(), usage_told: false, out: BytesMut::new() };
+        Events { deltas: Some(deltas), lines, silence: Silence::new(), tail }
     }
 
     /// Takes in one step of the stream.
@@ -339,10 +257,7 @@ impl http_body::Body for Events {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         while let Some(deltas) = &mut this.deltas {
             match deltas.as_mut().poll_next(cx) {

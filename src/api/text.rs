@@ -47,35 +47,19 @@ impl TextFields<'_> {
     pub(super) fn check(self, opened: &Opened) -> Result<Text, Error> {
         let mut sampling = self.sampling.check()?;
         sampling.include_usage = opened.include_usage;
-        let most = integer(
-            "logprobs",
-            self.logprobs,
-            0..=5,
-            "a whole number from 0 to 5",
-        )?;
+        let most = integer("logprobs", self.logprobs, 0..=5, "a whole number from 0 to 5")?;
         sampling.logprobs = most.is_some();
         sampling.top_logprobs = most.unwrap_or(0);
         let mut upstream_only = self.upstream_only;
-        let best_of = integer(
-            "best_of",
-            self.best_of,
-            1..=128,
-            "a whole number from 1 to 128",
-        )?;
+        let best_of = integer("best_of", self.best_of, 1..=128, "a whole number from 1 to 128")?;
         if let Some(best_of) = best_of.filter(|best_of| *best_of > 1) {
             if best_of < sampling.n {
-                return Err(wrong(
-                    "best_of",
-                    format!("{best_of} is less than n, which is {}", sampling.n),
-                ));
+                return Err(wrong("best_of", format!("{best_of} is less than n, which is {}", sampling.n)));
             }
             upstream_only.get_or_insert_with(|| "best_of".to_owned());
         }
         Ok(Text {
-            prompts: self
-                .prompt
-                .ok_or_else(|| missing("prompt"))?
-                .check("prompt", true)?,
+            prompts: self.prompt.ok_or_else(|| missing("prompt"))?.check("prompt", true)?,
             echo: self.echo.unwrap_or(false),
             sampling,
             upstream_only,
@@ -115,17 +99,9 @@ impl EmbedFields<'_> {
             }
         };
         Ok(Embed {
-            inputs: self
-                .input
-                .ok_or_else(|| missing("input"))?
-                .check("input", false)?,
+            inputs: self.input.ok_or_else(|| missing("input"))?.check("input", false)?,
             base64,
-            dimensions: integer(
-                "dimensions",
-                self.dimensions,
-                1..=u32::MAX,
-                "a whole number of at least 1",
-            )?,
+            dimensions: integer("dimensions", self.dimensions, 1..=u32::MAX, "a whole number of at least 1")?,
         })
     }
 }
@@ -145,10 +121,7 @@ impl Prompts {
             return Err(wrong(name, "the array is empty"));
         }
         if count > MOST_INPUTS {
-            return Err(wrong(
-                name,
-                format!("{count} entries, expected at most {MOST_INPUTS}"),
-            ));
+            return Err(wrong(name, format!("{count} entries, expected at most {MOST_INPUTS}")));
         }
         let empty = |prompt: &Prompt| match prompt {
             Prompt::Text(text) => text.is_empty() && !empty_text,
@@ -171,10 +144,7 @@ impl<'de> Deserialize<'de> for Prompts {
                 f.write_str("a string, an array of strings, or token ids")
             }
             fn visit_str<E>(self, text: &str) -> Result<Prompts, E> {
-                Ok(Prompts {
-                    prompts: vec![Prompt::Text(text.to_owned())],
-                    many: false,
-                })
+                Ok(Prompts { prompts: vec![Prompt::Text(text.to_owned())], many: false })
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Prompts, A::Error> {
                 let mut prompts = Vec::new();
@@ -189,15 +159,9 @@ impl<'de> Deserialize<'de> for Prompts {
                     }
                 }
                 if tokens.is_empty() {
-                    return Ok(Prompts {
-                        prompts,
-                        many: true,
-                    });
+                    return Ok(Prompts { prompts, many: true });
                 }
-                Ok(Prompts {
-                    prompts: vec![Prompt::Tokens(tokens)],
-                    many: false,
-                })
+                Ok(Prompts { prompts: vec![Prompt::Tokens(tokens)], many: false })
             }
         }
         deserializer.deserialize_any(AnyForm)
@@ -222,19 +186,14 @@ impl<'de> Deserialize<'de> for Entry {
                 Ok(Entry::Whole(Prompt::Text(text.to_owned())))
             }
             fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Entry, E> {
-                let out_of_range =
-                    || E::invalid_value(serde::de::Unexpected::Unsigned(number), &self);
-                u32::try_from(number)
-                    .map(Entry::Token)
-                    .map_err(|_| out_of_range())
+                let out_of_range = || E::invalid_value(serde::de::Unexpected::Unsigned(number), &self);
+                u32::try_from(number).map(Entry::Token).map_err(|_| out_of_range())
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry, A::Error> {
                 let mut tokens = Vec::new();
                 while let Some(Integer(number)) = seq.next_element()? {
                     let token = u32::try_from(number);
-                    tokens.push(token.map_err(|_| {
-                        A::Error::custom(format_args!("{number} is not a token id"))
-                    })?);
+                    tokens.push(token.map_err(|_| A::Error::custom(format_args!("{number} is not a token id")))?);
                 }
                 Ok(Entry::Whole(Prompt::Tokens(tokens)))
             }

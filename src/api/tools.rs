@@ -91,29 +91,20 @@ pub(super) fn check_tools(
 ) -> Result<Option<Tools>, Error> {
     let mut names = Vec::new();
     if let Some(raw) = raw {
-        for (at, tool) in decode::<Vec<Tool<'_>>>(raw.get(), "tools")?
-            .into_iter()
-            .enumerate()
-        {
+        for (at, tool) in decode::<Vec<Tool<'_>>>(raw.get(), "tools")?.into_iter().enumerate() {
             if tool.kind != "function" {
                 upstream_only.get_or_insert_with(|| "tools".to_owned());
                 names.push(String::new());
                 continue;
             }
-            names.push(check_function(
-                tool.function,
-                &format!("tools[{at}].function"),
-            )?);
+            names.push(check_function(tool.function, &format!("tools[{at}].function"))?);
         }
     }
     let choice = match choice {
         None | Some(Choice::Auto) => ToolChoice::Auto,
         Some(Choice::None) => return Ok(None),
         Some(_) if names.is_empty() => {
-            return Err(wrong(
-                "tool_choice",
-                "given without tools; offer some, or leave it out",
-            ));
+            return Err(wrong("tool_choice", "given without tools; offer some, or leave it out"));
         }
         Some(Choice::Required) => ToolChoice::Required,
         Some(Choice::Function(name)) if names.contains(&name) => ToolChoice::Function(name),
@@ -127,29 +118,16 @@ pub(super) fn check_tools(
         }
     };
     let offered = raw.filter(|_| !names.is_empty());
-    Ok(offered.map(|raw| Tools {
-        raw: raw.to_owned(),
-        count: names.len(),
-        choice,
-    }))
+    Ok(offered.map(|raw| Tools { raw: raw.to_owned(), count: names.len(), choice }))
 }
 
 fn check_function(function: Option<Function<'_>>, at: &str) -> Result<String, Error> {
     let function = function.ok_or_else(|| missing(at))?;
     if function.name.is_empty() {
-        return Err(wrong(
-            format!("{at}.name"),
-            "the name of a function is empty",
-        ));
+        return Err(wrong(format!("{at}.name"), "the name of a function is empty"));
     }
-    if function
-        .parameters
-        .is_some_and(|schema| !schema.get().starts_with('{'))
-    {
-        return Err(wrong(
-            format!("{at}.parameters"),
-            "expected a JSON schema, which is an object",
-        ));
+    if function.parameters.is_some_and(|schema| !schema.get().starts_with('{')) {
+        return Err(wrong(format!("{at}.parameters"), "expected a JSON schema, which is an object"));
     }
     Ok(function.name)
 }
@@ -175,10 +153,7 @@ struct CalledFunction {
 /// Checks the form of calls that an assistant made before.
 pub(super) fn check_calls(raw: &RawValue, at: &str) -> Result<(), Error> {
     let calls: Vec<CallFields> = decode(raw.get(), at)?;
-    match calls
-        .iter()
-        .position(|call| call.function.is_none() && call.custom.is_none())
-    {
+    match calls.iter().position(|call| call.function.is_none() && call.custom.is_none()) {
         Some(index) => Err(missing(format!("{at}[{index}].function"))),
         None => Ok(()),
     }

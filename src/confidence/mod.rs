@@ -52,12 +52,8 @@ pub enum ScoreName {
 
 impl ScoreName {
     /// Every score, in the order of headers and tables.
-    pub const ALL: [ScoreName; 4] = [
-        ScoreName::MinLogprob,
-        ScoreName::MeanLogprob,
-        ScoreName::SumLogprob,
-        ScoreName::Margin,
-    ];
+    pub const ALL: [ScoreName; 4] =
+        [ScoreName::MinLogprob, ScoreName::MeanLogprob, ScoreName::SumLogprob, ScoreName::Margin];
 
     /// The name in policy files, headers and metrics.
     pub fn name(self) -> &'static str {
@@ -71,9 +67,7 @@ impl ScoreName {
 
     /// The score of this name; `None` when there is none.
     pub fn parse(name: &str) -> Option<ScoreName> {
-        ScoreName::ALL
-            .into_iter()
-            .find(|score| score.name() == name)
+        ScoreName::ALL.into_iter().find(|score| score.name() == name)
     }
 
     /// Whether a further token can never raise it, so that a gate may give up early.
@@ -107,21 +101,13 @@ pub struct Judge {
 impl Judge {
     /// Accepts when `score` is `threshold` or more.
     pub fn at_least(score: ScoreName, threshold: f64) -> Judge {
-        Judge {
-            score,
-            at_least: Some(threshold),
-            uncertified: false,
-        }
+        Judge { score, at_least: Some(threshold), uncertified: false }
     }
 
     /// The judge of an error bound that nothing certifies: accepts when exp(`min_logprob`) is
     /// `probability` or more, that is when `min_logprob` ≥ ln `probability`; `None` never accepts.
     pub fn uncertified(probability: Option<f64>) -> Judge {
-        Judge {
-            score: ScoreName::MinLogprob,
-            at_least: probability.map(f64::ln),
-            uncertified: true,
-        }
+        Judge { score: ScoreName::MinLogprob, at_least: probability.map(f64::ln), uncertified: true }
     }
 
     /// Whether a score of this value is accepted. NaN never is.
@@ -131,9 +117,7 @@ impl Judge {
 
     /// Whether the answer so far, taken as the whole, is accepted. Without a token it never is.
     pub fn accepts_answer(&self, answer: &Running) -> bool {
-        answer
-            .value(self.score)
-            .is_some_and(|value| self.accepts(value))
+        answer.value(self.score).is_some_and(|value| self.accepts(value))
     }
 
     /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.
@@ -171,10 +155,6 @@ impl fmt::Display for Judge {
             Some(threshold) => write!(f, "{} >= {}", self.score, running::decimal(threshold))?,
             None => write!(f, "{}: never accepted", self.score)?,
         }
-        f.write_str(if self.uncertified {
-            " (uncertified)"
-        } else {
-            ""
-        })
+        f.write_str(if self.uncertified { " (uncertified)" } else { "" })
     }
 }

@@ -19,12 +19,7 @@ pub struct Running {
 
 impl Default for Running {
     fn default() -> Self {
-        Running {
-            tokens: 0,
-            min: f64::INFINITY,
-            sum: 0.0,
-            margin: f64::INFINITY,
-        }
+        Running { tokens: 0, min: f64::INFINITY, sum: 0.0, margin: f64::INFINITY }
     }
 }
 
@@ -99,11 +94,7 @@ pub(super) fn decimal(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();
     }
-    let magnitude = if value == 0.0 {
-        0
-    } else {
-        value.abs().log10().floor() as i32
-    };
+    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
     let decimals = (3 - magnitude).clamp(4, MOST_DECIMALS) as usize;
     let text = format!("{value:.decimals$}");
     match text.trim_end_matches('0').trim_end_matches('.') {

@@ -5,14 +5,7 @@ use super::*;
 use crate::request::Token;
 
 fn token(logprob: f32, margin: f32) -> Token {
-    Token {
-        bytes: "x".into(),
-        logprob,
-        margin,
-        entropy: 0.5,
-        top: vec![],
-        end: false,
-    }
+    Token { bytes: "x".into(), logprob, margin, entropy: 0.5, top: vec![], end: false }
 }
 
 fn answer(tokens: &[(f32, f32)]) -> Running {
@@ -53,16 +46,10 @@ fn a_score_that_can_only_fall_never_rises() {
     let mut running = Running::default();
     let mut last = [f64::INFINITY; 4];
     for step in 0..60u16 {
-        running.push(&token(
-            -f32::from(step * 13 % 17) / 5.0,
-            f32::from(step * 7 % 19),
-        ));
+        running.push(&token(-f32::from(step * 13 % 17) / 5.0, f32::from(step * 7 % 19)));
         for (index, score) in ScoreName::ALL.into_iter().enumerate() {
             let value = running.value(score).unwrap();
-            assert!(
-                !score.can_only_fall() || value <= last[index],
-                "{score} rose"
-            );
+            assert!(!score.can_only_fall() || value <= last[index], "{score} rose");
             last[index] = value;
         }
     }
@@ -95,10 +82,7 @@ fn an_answer_without_a_token_is_never_accepted_but_not_lost() {
 
 #[test]
 fn nan_is_never_accepted_and_does_not_heal() {
-    for tokens in [
-        [(f32::NAN, 1.0), (-0.1, 1.0)],
-        [(-0.1, f32::NAN), (-0.1, 1.0)],
-    ] {
+    for tokens in [[(f32::NAN, 1.0), (-0.1, 1.0)], [(-0.1, f32::NAN), (-0.1, 1.0)]] {
         for score in ScoreName::ALL {
             let judge = Judge::at_least(score, f64::NEG_INFINITY);
             assert!(!judge.accepts_answer(&answer(&tokens)), "{score}");
@@ -130,37 +114,22 @@ fn without_a_threshold_nothing_is_accepted_and_all_is_lost() {
     let judge = Judge::uncertified(None);
     assert!(!judge.accepts(0.0));
     assert!(judge.is_lost(&Running::default()));
-    assert_eq!(
-        judge.to_string(),
-        "min_logprob: never accepted (uncertified)"
-    );
+    assert_eq!(judge.to_string(), "min_logprob: never accepted (uncertified)");
 }
 
 #[test]
 fn verdicts_say_what_was_compared() {
     let judge = Judge::at_least(ScoreName::MinLogprob, -1.2);
     assert_eq!(judge.to_string(), "min_logprob >= -1.2");
-    assert_eq!(
-        judge.verdict(&answer(&[(-0.5, 1.0)])),
-        "min_logprob=-0.5 >= -1.2"
-    );
-    assert_eq!(
-        judge.verdict(&answer(&[(-2.0, 1.0)])),
-        "min_logprob=-2 < -1.2"
-    );
-    assert_eq!(
-        judge.verdict(&Running::default()),
-        "min_logprob of no token: never accepted"
-    );
+    assert_eq!(judge.verdict(&answer(&[(-0.5, 1.0)])), "min_logprob=-0.5 >= -1.2");
+    assert_eq!(judge.verdict(&answer(&[(-2.0, 1.0)])), "min_logprob=-2 < -1.2");
+    assert_eq!(judge.verdict(&Running::default()), "min_logprob of no token: never accepted");
 }
 
 #[test]
 fn the_header_form_names_all_scores_in_order() {
     let text = answer(&[(-0.25, 2.0), (-0.5, 0.125)]).to_string();
-    assert_eq!(
-        text,
-        "min_logprob=-0.5, mean_logprob=-0.375, sum_logprob=-0.75, margin=0.125"
-    );
+    assert_eq!(text, "min_logprob=-0.5, mean_logprob=-0.375, sum_logprob=-0.75, margin=0.125");
     assert_eq!(Running::default().to_string(), "");
 }
 

@@ -31,7 +31,9 @@ fn metrics(state: &State) -> Response<Full<Bytes>> {
     let Some(running) = state.running() else { return text(StatusCode::OK, String::new()) };
     let page = running.metrics.render(&running.control.current().statuses());
     let mut response = text(StatusCode::OK, page);
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
 }
 

@@ -104,7 +104,10 @@ impl BootService {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the drain watcher: every answer is out, or may not be waited for longer")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the drain watcher: every answer is out, or may not be waited for longer"
+)]
 fn exit(code: i32) -> ! {
     std::process::exit(code)
 }

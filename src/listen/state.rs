@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::Front;
 use crate::control::Control;
 use crate::gateway::Gateway;
-use super::Front;
 use crate::observe::Metrics;
 
 /// What `boot` hands over once models are warm and pools are built.

@@ -59,7 +59,12 @@ struct Order {
 
 impl Embedder {
     /// Starts the thread; an error is one sentence.
-    pub(super) fn start(model: Arc<Model>, rules: Rules, budget: ThreadBudget, queue: usize) -> std::result::Result<Self, String> {
+    pub(super) fn start(
+        model: Arc<Model>,
+        rules: Rules,
+        budget: ThreadBudget,
+        queue: usize,
+    ) -> std::result::Result<Self, String> {
         let gauges = Gauges::new(rules.slots as u32, queue);
         let (requests, arrivals) = mpsc::sync_channel(queue + rules.slots);
         let (ready, started) = mpsc::channel();

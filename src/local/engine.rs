@@ -194,7 +194,9 @@ impl<'model> Engine<'model> {
     fn admit(&mut self, now: Instant) {
         loop {
             let waiting = self.jobs.iter().filter(|(_, job)| job.waits() && job.outlet.is_clear());
-            let Some(request) = schedule::next_turn(waiting.map(|(&request, job)| (request, job.running()))) else { return };
+            let Some(request) = schedule::next_turn(waiting.map(|(&request, job)| (request, job.running()))) else {
+                return;
+            };
             if !self.give_slot(request, now) {
                 return;
             }

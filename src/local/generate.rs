@@ -42,17 +42,17 @@ impl fmt::Debug for Generator {
 
 impl Generator {
     /// Starts the engine thread; an error is one sentence.
-    pub(super) fn start(model: Arc<Model>, rules: Rules, budget: ThreadBudget, queue: usize) -> std::result::Result<Self, String> {
+    pub(super) fn start(
+        model: Arc<Model>,
+        rules: Rules,
+        budget: ThreadBudget,
+        queue: usize,
+    ) -> std::result::Result<Self, String> {
         let gauges = Gauges::new(rules.slots as u32, queue);
         let (requests, arrivals) = mpsc::sync_channel(queue + rules.slots);
         let (ready, started) = mpsc::channel();
-        let parts = Parts {
-            requests: arrivals,
-            gauges: gauges.clone(),
-            budget,
-            vocabulary: model.vocabulary.clone(),
-            rules,
-        };
+        let parts =
+            Parts { requests: arrivals, gauges: gauges.clone(), budget, vocabulary: model.vocabulary.clone(), rules };
         let owned = model.clone();
         let thread = std::thread::Builder::new().name("weir-engine".into()).stack_size(STACK);
         let run = move || {
@@ -98,7 +98,8 @@ fn own_context(model: &Model, parts: Parts, ready: &mpsc::Sender<std::result::Re
     let context = llama().and_then(|llama| {
         let _making = llama.making.lock();
         let context = model.llama.new_context(&llama.backend, params);
-        context.map_err(|_| "llama.cpp could not make its context: too little memory; lower `slots` or `context`".into())
+        context
+            .map_err(|_| "llama.cpp could not make its context: too little memory; lower `slots` or `context`".into())
     });
     match context {
         Ok(context) => {

@@ -95,7 +95,11 @@ impl Host {
     ///
     /// Must be called within a tokio runtime. Dropping the future lets a load that runs finish
     /// and then forgets it.
-    pub async fn open(configs: Vec<ModelConfig>, engine_threads: usize, previous: Option<&Host>) -> Result<Host, Vec<LoadError>> {
+    pub async fn open(
+        configs: Vec<ModelConfig>,
+        engine_threads: usize,
+        previous: Option<&Host>,
+    ) -> Result<Host, Vec<LoadError>> {
         let previous = previous.filter(|host| host.engine_threads == engine_threads);
         let budget = previous.map_or_else(|| Budget::new(engine_threads), |host| host.budget.clone());
         let loads = configs.into_iter().map(|config| {

@@ -181,7 +181,8 @@ fn check_file(file: &Path) -> Result<String, String> {
 }
 
 fn load_weights(file: &Path) -> Result<LlamaModel, String> {
-    let refused = "llama.cpp cannot load it: damaged, cut off, too large for memory, or of an architecture it does not know";
+    let refused =
+        "llama.cpp cannot load it: damaged, cut off, too large for memory, or of an architecture it does not know";
     let params = LlamaModelParams::default();
     LlamaModel::load_from_file(&llama()?.backend, file, &params).map_err(|_| refused.to_owned())
 }

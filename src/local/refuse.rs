@@ -49,6 +49,7 @@ fn upstream_only(param: Option<&str>) -> Result<()> {
 
 /// The error of a prompt that does not fit.
 pub(super) fn too_long(param: &str, tokens: usize, context: u32) -> Error {
-    let message = format!("the prompt has {tokens} tokens, the model's context takes {context} for prompt and answer together");
+    let message =
+        format!("the prompt has {tokens} tokens, the model's context takes {context} for prompt and answer together");
     local(param, message).code("context_length_exceeded")
 }

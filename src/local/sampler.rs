@@ -16,9 +16,9 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use crate::request::Sampling;
-use score::{BLOCK, block_max, exp_negative, maximum};
 #[cfg(feature = "local")]
 pub(crate) use score::TokenScore;
+use score::{BLOCK, block_max, exp_negative, maximum};
 pub(crate) use score::{score, score_greedy};
 
 /// How far below the maximum a shortlist reaches, in nats, until it is long enough.
@@ -56,11 +56,7 @@ impl Penalties {
     /// The logit of a token that was generated `count` times: repeat first (divided if positive,
     /// multiplied if not), then frequency and presence subtracted, as llama.cpp does.
     fn apply(self, logit: f32, count: u32) -> f32 {
-        let repeated = if logit > 0.0 {
-            logit / self.repeat
-        } else {
-            logit * self.repeat
-        };
+        let repeated = if logit > 0.0 { logit / self.repeat } else { logit * self.repeat };
         repeated - count as f32 * self.frequency - self.presence
     }
 }
@@ -82,10 +78,7 @@ impl Sampler {
             penalties: Penalties {
                 presence: sampling.presence_penalty.unwrap_or(0.0),
                 frequency: sampling.frequency_penalty.unwrap_or(0.0),
-                repeat: sampling
-                    .repeat_penalty
-                    .filter(|penalty| *penalty > 0.0)
-                    .unwrap_or(1.0),
+                repeat: sampling.repeat_penalty.filter(|penalty| *penalty > 0.0).unwrap_or(1.0),
             },
             bias: sampling.logit_bias.clone(),
             random: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -165,11 +158,7 @@ impl Sampler {
             let k = self.top_k;
             self.list(logits, max, |list| list.len() >= k);
             self.shortlist.truncate(k);
-            let total = self
-                .shortlist
-                .iter()
-                .map(|(_, logit)| probability(*logit, max))
-                .sum();
+            let total = self.shortlist.iter().map(|(_, logit)| probability(*logit, max)).sum();
             if cut_p {
                 self.cut_to_nucleus(max, total);
             }
@@ -237,16 +226,14 @@ impl Sampler {
         let weigh = |logit: f32| exp_negative((logit - max) * scale);
         let blocks = logits.chunks(BLOCK);
         self.weights.clear();
-        self.weights
-            .extend(blocks.map(|block| f64::from(score::sum_by(block, weigh))));
+        self.weights.extend(blocks.map(|block| f64::from(score::sum_by(block, weigh))));
         let total: f64 = self.weights.iter().sum();
         let mut left = self.random.random::<f64>() * total;
         for (index, weight) in self.weights.iter().enumerate() {
             if left < *weight {
                 let start = index * BLOCK;
                 let end = logits.len().min(start + BLOCK);
-                return draw_from_block(&logits[start..end], left, weigh)
-                    .map(|offset| (start + offset) as u32);
+                return draw_from_block(&logits[start..end], left, weigh).map(|offset| (start + offset) as u32);
             }
             left -= weight;
         }
@@ -288,11 +275,7 @@ fn gather(logits: &[f32], floor: f32, list: &mut Vec<(u32, f32)>) {
             continue;
         }
         let numbered = (index * BLOCK..).zip(block);
-        list.extend(
-            numbered
-                .filter(|(_, x)| **x >= floor)
-                .map(|(id, x)| (id as u32, *x)),
-        );
+        list.extend(numbered.filter(|(_, x)| **x >= floor).map(|(id, x)| (id as u32, *x)));
     }
     list.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
 }
@@ -303,10 +286,7 @@ fn argmax(logits: &[f32]) -> Option<u32> {
     if max == f32::NEG_INFINITY {
         return None;
     }
-    logits
-        .iter()
-        .position(|logit| *logit == max)
-        .map(|token| token as u32)
+    logits.iter().position(|logit| *logit == max).map(|token| token as u32)
 }
 
 /// Sets the logit of every token that the mask does not allow to minus infinity.

@@ -146,13 +146,15 @@ pub(super) fn evict(held: &[Held<'_>], keep: usize) -> Vec<usize> {
     idle.sort_by_key(|&i| std::cmp::Reverse(held[i].used));
     let mut left = keep;
     let older = idle.into_iter().skip(1);
-    older.filter(|&i| match left.checked_sub(held[i].tokens.len()) {
-        Some(rest) => {
-            left = rest;
-            false
-        }
-        None => true,
-    }).collect()
+    older
+        .filter(|&i| match left.checked_sub(held[i].tokens.len()) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        })
+        .collect()
 }
 
 /// Whose choice takes the next free slot, of `(request, choices running)`: the request that has

@@ -32,12 +32,7 @@ impl TextOut {
     /// Empty stop texts are ignored.
     pub(crate) fn new(mut stops: Vec<String>) -> TextOut {
         stops.retain(|stop| !stop.is_empty());
-        TextOut {
-            stops,
-            tail: Vec::new(),
-            held: String::new(),
-            stopped: false,
-        }
+        TextOut { stops, tail: Vec::new(), held: String::new(), stopped: false }
     }
 
     /// Adds bytes. Invalid ones become U+FFFD, as `String::from_utf8_lossy` of the whole would
@@ -47,10 +42,7 @@ impl TextOut {
             self.tail.extend_from_slice(bytes);
             self.decode();
         }
-        Emitted {
-            text: self.release(),
-            stopped: self.stopped,
-        }
+        Emitted { text: self.release(), stopped: self.stopped }
     }
 
     /// The rest of the text: what was held back, unless it was a stop text. Call it once, at the
@@ -59,11 +51,7 @@ impl TextOut {
         let tail = std::mem::take(&mut self.tail);
         self.held.push_str(&String::from_utf8_lossy(&tail));
         let text = self.release();
-        if self.stopped {
-            text
-        } else {
-            text + &std::mem::take(&mut self.held)
-        }
+        if self.stopped { text } else { text + &std::mem::take(&mut self.held) }
     }
 
     /// Moves all finished characters from the tail to the held text.
@@ -94,27 +82,15 @@ impl TextOut {
             self.held.truncate(start);
             return std::mem::take(&mut self.held);
         }
-        let uncertain = self
-            .stops
-            .iter()
-            .map(|stop| overlap(&self.held, stop))
-            .max();
+        let uncertain = self.stops.iter().map(|stop| overlap(&self.held, stop)).max();
         let certain = self.held.len() - uncertain.unwrap_or(0);
         self.held.drain(..certain).collect()
     }
 
     /// Where the stop text starts that is complete first.
     fn find_stop(&self) -> Option<usize> {
-        let found = |stop: &String| {
-            self.held
-                .find(stop.as_str())
-                .map(|at| (at + stop.len(), at))
-        };
-        self.stops
-            .iter()
-            .filter_map(found)
-            .min()
-            .map(|(_, start)| start)
+        let found = |stop: &String| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at));
+        self.stops.iter().filter_map(found).min().map(|(_, start)| start)
     }
 }
 
@@ -122,9 +98,5 @@ impl TextOut {
 pub(crate) fn overlap(text: &str, pattern: &str) -> usize {
     let longest = text.len().min(pattern.len().saturating_sub(1));
     let begins = |len: &usize| text.as_bytes().ends_with(&pattern.as_bytes()[..*len]);
-    (1..=longest)
-        .rev()
-        .filter(|len| pattern.is_char_boundary(*len))
-        .find(begins)
-        .unwrap_or(0)
+    (1..=longest).rev().filter(|len| pattern.is_char_boundary(*len)).find(begins).unwrap_or(0)
 }

@@ -38,16 +38,9 @@ pub(crate) struct Template {
 impl Template {
     /// Compiles the template's source; `bos` and `eos` are the texts of the model's special
     /// tokens. The error says what is wrong with the source, and in which line.
-    pub(crate) fn compile(
-        source: &str,
-        bos: &str,
-        eos: &str,
-    ) -> std::result::Result<Template, String> {
+    pub(crate) fn compile(source: &str, bos: &str, eos: &str) -> std::result::Result<Template, String> {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| describe(&error))?);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(unknown_method_callback);
@@ -55,16 +48,9 @@ impl Template {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", python::strftime_now);
         let source = without_generation_tags(source)?;
-        environment
-            .add_template_owned(NAME, source)
-            .map_err(|error| describe(&error))?;
+        environment.add_template_owned(NAME, source).map_err(|error| describe(&error))?;
         let (bos, eos) = (bos.to_owned(), eos.to_owned());
-        let mut template = Template {
-            environment,
-            bos,
-            eos,
-            supports_tools: false,
-        };
+        let mut template = Template { environment, bos, eos, supports_tools: false };
         template.supports_tools = template.shows_a_tool();
         Ok(template)
     }
@@ -80,28 +66,17 @@ impl Template {
     /// `Invalid` at `messages` with the template's own words where it refuses the conversation
     /// (roles out of order, say); another model may take it.
     pub(crate) fn render(&self, chat: &Chat) -> Result<String> {
-        let messages = chat
-            .messages
-            .iter()
-            .enumerate()
-            .map(|(at, message)| read(at, message));
+        let messages = chat.messages.iter().enumerate().map(|(at, message)| read(at, message));
         let messages: Vec<Json> = messages.collect::<Result<_>>()?;
         let tools = chat.tools.as_ref().filter(|tools| tools.count > 0);
         let tools = tools.map(|tools| parse("tools", &tools.raw)).transpose()?;
         self.run(messages, tools).map_err(|error| {
             let said = describe(&error);
-            refuse(
-                "messages",
-                format!("the model's chat template refuses the messages: {said}"),
-            )
+            refuse("messages", format!("the model's chat template refuses the messages: {said}"))
         })
     }
 
-    fn run(
-        &self,
-        messages: Vec<Json>,
-        tools: Option<Json>,
-    ) -> std::result::Result<String, minijinja::Error> {
+    fn run(&self, messages: Vec<Json>, tools: Option<Json>) -> std::result::Result<String, minijinja::Error> {
         let context = json!({
             "messages": messages,
             "tools": tools,
@@ -110,9 +85,7 @@ impl Template {
             "bos_token": self.bos,
             "eos_token": self.eos,
         });
-        self.environment
-            .get_template(NAME)?
-            .render(Value::from(Serde(context)))
+        self.environment.get_template(NAME)?.render(Value::from(Serde(context)))
     }
 
     fn shows_a_tool(&self) -> bool {
@@ -121,8 +94,7 @@ impl Template {
         let parameters = json!({"type": "object", "properties": {}});
         let function = json!({"name": PROBE, "description": "?", "parameters": parameters});
         let tools = json!([{"type": "function", "function": function}]);
-        self.run(messages, Some(tools))
-            .is_ok_and(|prompt| prompt.contains(PROBE))
+        self.run(messages, Some(tools)).is_ok_and(|prompt| prompt.contains(PROBE))
     }
 }
 
@@ -136,11 +108,7 @@ fn read(at: usize, message: &Message) -> Result<Json> {
     }
     if let Some(raw) = &message.tool_calls {
         let mut calls = parse(&format!("messages[{at}].tool_calls"), raw)?;
-        calls
-            .as_array_mut()
-            .into_iter()
-            .flatten()
-            .for_each(open_arguments);
+        calls.as_array_mut().into_iter().flatten().for_each(open_arguments);
         fields.insert("tool_calls".to_owned(), calls);
     }
     if let Some(id) = &message.tool_call_id {
@@ -161,21 +129,16 @@ fn open_arguments(call: &mut Json) {
 }
 
 fn parse(param: &str, raw: &RawValue) -> Result<Json> {
-    serde_json::from_str(raw.get())
-        .map_err(|error| refuse(param, format!("{param} cannot be read: {error}")))
+    serde_json::from_str(raw.get()).map_err(|error| refuse(param, format!("{param} cannot be read: {error}")))
 }
 
 fn refuse(param: &str, message: String) -> Error {
-    Error::new(Kind::Invalid, Origin::Local, message)
-        .param(param)
-        .retry(Retry::Elsewhere)
+    Error::new(Kind::Invalid, Origin::Local, message).param(param).retry(Retry::Elsewhere)
 }
 
 /// The template's own words where it has any, and the line.
 fn describe(error: &minijinja::Error) -> String {
-    let said = error
-        .detail()
-        .map_or_else(|| error.kind().to_string(), str::to_owned);
+    let said = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     match error.line() {
         Some(line) => format!("{said} (line {line} of the template)"),
         None => said,
@@ -192,11 +155,7 @@ fn without_generation_tags(source: &str) -> std::result::Result<String, String> 
     let tag = Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}");
     let tag = tag.map_err(|error| error.to_string())?;
     let plain = |tag: &Captures<'_>| {
-        let statement = if tag.get(2).is_some() {
-            "endif"
-        } else {
-            "if true"
-        };
+        let statement = if tag.get(2).is_some() { "endif" } else { "if true" };
         format!("{{%{} {statement} {}%}}", &tag[1], &tag[3])
     };
     Ok(tag.replace_all(source, plain).into_owned())

@@ -40,18 +40,8 @@ impl ThreadBudget {
     /// A budget of `size` threads, at least one.
     pub(crate) fn new(size: usize) -> ThreadBudget {
         let size = size.max(1);
-        let queue = Mutex::new(Queue {
-            free: size,
-            next: 0,
-            turn: 0,
-        });
-        ThreadBudget {
-            shared: Arc::new(Shared {
-                size,
-                queue,
-                changed: Condvar::new(),
-            }),
-        }
+        let queue = Mutex::new(Queue { free: size, next: 0, turn: 0 });
+        ThreadBudget { shared: Arc::new(Shared { size, queue, changed: Condvar::new() }) }
     }
 
     /// Waits until it is this caller's turn and `want` threads (at least one, at most the whole
@@ -63,20 +53,13 @@ impl ThreadBudget {
         let ticket = queue.next;
         queue.next += 1;
         while queue.turn != ticket || queue.free < threads {
-            queue = self
-                .shared
-                .changed
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         queue.free -= threads;
         queue.turn += 1;
         drop(queue);
         self.shared.changed.notify_all();
-        Permit {
-            shared: Arc::clone(&self.shared),
-            threads,
-        }
+        Permit { shared: Arc::clone(&self.shared), threads }
     }
 }
 

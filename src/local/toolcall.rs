@@ -134,10 +134,7 @@ impl ToolCallParser {
         let begun = self.held.trim_start();
         let first_key = begun.strip_prefix('{').unwrap_or(begun).trim_start();
         let keys = ["\"name\"", "\"arguments\"", "\"parameters\""];
-        if keys
-            .iter()
-            .any(|key| first_key.starts_with(key) || key.starts_with(first_key))
-        {
+        if keys.iter().any(|key| first_key.starts_with(key) || key.starts_with(first_key)) {
             return false;
         }
         self.place = Place::Text;
@@ -221,29 +218,17 @@ fn closing_tag(body: &str) -> Option<usize> {
 fn parse_call(body: &str) -> Option<Piece> {
     let body = body.trim();
     let doubled = body.starts_with("{{") && body.ends_with("}}");
-    let body = if doubled {
-        &body[1..body.len() - 1]
-    } else {
-        body
-    };
+    let body = if doubled { &body[1..body.len() - 1] } else { body };
     let written: Written<'_> = serde_json::from_str(body).ok()?;
-    let arguments = written
-        .arguments
-        .map_or(Some("{}".to_owned()), parse_arguments)?;
-    Some(Piece::Call {
-        name: written.name,
-        arguments,
-    })
+    let arguments = written.arguments.map_or(Some("{}".to_owned()), parse_arguments)?;
+    Some(Piece::Call { name: written.name, arguments })
 }
 
 /// A bare call needs its arguments: an object with only a name may be an ordinary answer.
 fn parse_bare(answer: &str, offered: &[String]) -> Option<Piece> {
     let written: Written<'_> = serde_json::from_str(answer).ok()?;
     let arguments = parse_arguments(written.arguments?)?;
-    offered.contains(&written.name).then_some(Piece::Call {
-        name: written.name,
-        arguments,
-    })
+    offered.contains(&written.name).then_some(Piece::Call { name: written.name, arguments })
 }
 
 /// An object as it stands, or the one inside a string; null is none.

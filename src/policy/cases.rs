@@ -15,23 +15,16 @@ use crate::backend::{Breaker, Status};
 use crate::error::Problem;
 use crate::plan::{Decision, Plan};
 use crate::request::{
-    Ask, Chat, ClientBody, Embed, Format, Message, ModelId, Prompt, Request, Role, Sampling,
-    TenantId, Text, ToolChoice, Tools,
+    Ask, Chat, ClientBody, Embed, Format, Message, ModelId, Prompt, Request, Role, Sampling, TenantId, Text,
+    ToolChoice, Tools,
 };
 
 /// Runs every case of the file.
 pub(super) fn check(policy: &Policy, place: &str, source: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (index, line) in source
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-    {
+    for (index, line) in source.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         if let Err(message) = check_line(policy, line) {
-            problems.push(Problem {
-                place: format!("{place}:{}", index + 1),
-                message,
-            });
+            problems.push(Problem { place: format!("{place}:{}", index + 1), message });
         }
     }
     problems
@@ -143,31 +136,19 @@ impl CaseFacts {
     /// Every model that a condition reads is idle and ready unless the case says otherwise.
     fn build(&self, policy: &Policy) -> Result<Facts, String> {
         let idle = CaseStatus::default().build()?;
-        let mut models: BTreeMap<ModelId, Status> = policy
-            .watched()
-            .map(|model| (model.clone(), idle))
-            .collect();
+        let mut models: BTreeMap<ModelId, Status> = policy.watched().map(|model| (model.clone(), idle)).collect();
         for (name, status) in &self.models {
             models.insert(ModelId::new(name.as_str()), status.build()?);
         }
-        Ok(Facts {
-            models: models.into_iter().collect(),
-            budget_left_usd: self.budget_left_usd,
-        })
+        Ok(Facts { models: models.into_iter().collect(), budget_left_usd: self.budget_left_usd })
     }
 }
 
 impl CaseStatus {
     fn build(&self) -> Result<Status, String> {
         let states = [Breaker::Closed, Breaker::Open, Breaker::HalfOpen];
-        let Some(breaker) = states
-            .into_iter()
-            .find(|state| state.name() == self.breaker)
-        else {
-            return Err(format!(
-                "unknown breaker \"{}\"; known: closed, open, half_open",
-                self.breaker
-            ));
+        let Some(breaker) = states.into_iter().find(|state| state.name() == self.breaker) else {
+            return Err(format!("unknown breaker \"{}\"; known: closed, open, half_open", self.breaker));
         };
         Ok(Status {
             ready: self.ready,
@@ -184,10 +165,7 @@ impl CaseStatus {
 impl CaseRequest {
     fn build(self) -> Result<Request, String> {
         let model = self.model.clone().unwrap_or_else(|| "auto".into());
-        let tenant = self
-            .tenant
-            .as_deref()
-            .map_or_else(TenantId::anonymous, TenantId::new);
+        let tenant = self.tenant.as_deref().map_or_else(TenantId::anonymous, TenantId::new);
         let headers = self.headers.iter();
         let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
         Ok(Request {
@@ -197,50 +175,27 @@ impl CaseRequest {
             stream: self.stream,
             headers: headers.collect(),
             ask: self.ask()?,
-            body: ClientBody {
-                bytes: Bytes::new(),
-                ..ClientBody::default()
-            },
+            body: ClientBody { bytes: Bytes::new(), ..ClientBody::default() },
             authorization: None,
         })
     }
 
     fn ask(self) -> Result<Ask, String> {
-        let sampling = Sampling {
-            max_tokens: self.max_tokens,
-            n: self.n.unwrap_or(1),
-            ..Sampling::default()
-        };
+        let sampling = Sampling { max_tokens: self.max_tokens, n: self.n.unwrap_or(1), ..Sampling::default() };
         let text = self.text.clone().map(Prompt::Text);
         match self.kind.as_deref().unwrap_or("chat") {
-            "chat" => Ok(Ask::Chat(Chat {
-                sampling,
-                ..self.chat()?
-            })),
+            "chat" => Ok(Ask::Chat(Chat { sampling, ..self.chat()? })),
             "text" => {
                 let prompts = text.into_iter().collect();
-                Ok(Ask::Text(Text {
-                    prompts,
-                    sampling,
-                    ..Text::default()
-                }))
+                Ok(Ask::Text(Text { prompts, sampling, ..Text::default() }))
             }
-            "embed" => Ok(Ask::Embed(Embed {
-                inputs: text.into_iter().collect(),
-                ..Embed::default()
-            })),
-            other => Err(format!(
-                "unknown kind \"{other}\"; known: chat, text, embed"
-            )),
+            "embed" => Ok(Ask::Embed(Embed { inputs: text.into_iter().collect(), ..Embed::default() })),
+            other => Err(format!("unknown kind \"{other}\"; known: chat, text, embed")),
         }
     }
 
     fn chat(self) -> Result<Chat, String> {
-        let mut messages: Vec<Message> = self
-            .messages
-            .into_iter()
-            .map(CaseMessage::build)
-            .collect::<Result<_, _>>()?;
+        let mut messages: Vec<Message> = self.messages.into_iter().map(CaseMessage::build).collect::<Result<_, _>>()?;
         messages.extend(self.text.map(|text| message(Role::User, text)));
         let Some(last) = messages.last_mut() else {
             return Err("the request needs \"text\" or \"messages\"".into());
@@ -248,18 +203,9 @@ impl CaseRequest {
         last.images += self.images;
         let typed = |kind: &serde_json::Value| kind.get("type").is_some_and(|kind| kind != "text");
         let json = self.json || self.response_format.as_ref().is_some_and(typed);
-        let format = if json {
-            Format::JsonObject
-        } else {
-            Format::Text
-        };
+        let format = if json { Format::JsonObject } else { Format::Text };
         let tools = self.tools.map(tools).transpose()?;
-        Ok(Chat {
-            messages,
-            tools,
-            format,
-            ..Chat::default()
-        })
+        Ok(Chat { messages, tools, format, ..Chat::default() })
     }
 }
 
@@ -267,17 +213,11 @@ impl CaseRequest {
 fn tools(raw: Box<RawValue>) -> Result<Tools, String> {
     let count = match serde_json::from_str(raw.get()) {
         Ok(serde_json::Value::Array(tools)) => Some(tools.len()),
-        Ok(serde_json::Value::Number(count)) => {
-            count.as_u64().and_then(|n| usize::try_from(n).ok())
-        }
+        Ok(serde_json::Value::Number(count)) => count.as_u64().and_then(|n| usize::try_from(n).ok()),
         _ => None,
     };
     match count {
-        Some(count) => Ok(Tools {
-            raw,
-            count,
-            choice: ToolChoice::Auto,
-        }),
+        Some(count) => Ok(Tools { raw, count, choice: ToolChoice::Auto }),
         None => Err("\"tools\" must be an array or a number".into()),
     }
 }
@@ -286,43 +226,22 @@ impl CaseMessage {
     fn build(self) -> Result<Message, String> {
         let roles = [Role::System, Role::User, Role::Assistant, Role::Tool];
         let Some(role) = roles.into_iter().find(|role| role.name() == self.role) else {
-            return Err(format!(
-                "unknown role \"{}\"; known: system, user, assistant, tool",
-                self.role
-            ));
+            return Err(format!("unknown role \"{}\"; known: system, user, assistant, tool", self.role));
         };
         let parts = match self.content {
             Content::Text(text) => return Ok(message(role, text)),
             Content::Parts(parts) => parts,
         };
-        let texts: Vec<&str> = parts
-            .iter()
-            .filter(|part| part.r#type == "text")
-            .map(|part| part.text.as_str())
-            .collect();
-        let images = parts
-            .iter()
-            .filter(|part| part.r#type == "image_url")
-            .count();
+        let texts: Vec<&str> =
+            parts.iter().filter(|part| part.r#type == "text").map(|part| part.text.as_str()).collect();
+        let images = parts.iter().filter(|part| part.r#type == "image_url").count();
         let other_parts = parts.len() - texts.len() - images;
-        Ok(Message {
-            images,
-            other_parts,
-            ..message(role, texts.join("\n"))
-        })
+        Ok(Message { images, other_parts, ..message(role, texts.join("\n")) })
     }
 }
 
 fn message(role: Role, text: String) -> Message {
-    Message {
-        role,
-        text,
-        images: 0,
-        other_parts: 0,
-        name: None,
-        tool_calls: None,
-        tool_call_id: None,
-    }
+    Message { role, text, images: 0, other_parts: 0, name: None, tool_calls: None, tool_call_id: None }
 }
 
 impl Expect {
@@ -337,36 +256,19 @@ impl Expect {
         let rule = decision.rule.as_ref();
         let models: Vec<&str> = plan.models().into_iter().map(ModelId::as_str).collect();
         let pairs = [
-            (
-                self.rule.as_ref().map(|rule| format!("rule \"{rule}\"")),
-                format!("rule \"{rule}\""),
-            ),
-            (
-                self.plan.as_ref().map(|plan| format!("plan {plan}")),
-                format!("plan {kind}"),
-            ),
-            (
-                self.models.as_ref().map(|all| format!("models {all:?}")),
-                format!("models {models:?}"),
-            ),
-            (
-                self.status
-                    .map(|status| format!("status {:?}", Some(status))),
-                format!("status {status:?}"),
-            ),
+            (self.rule.as_ref().map(|rule| format!("rule \"{rule}\"")), format!("rule \"{rule}\"")),
+            (self.plan.as_ref().map(|plan| format!("plan {plan}")), format!("plan {kind}")),
+            (self.models.as_ref().map(|all| format!("models {all:?}")), format!("models {models:?}")),
+            (self.status.map(|status| format!("status {:?}", Some(status))), format!("status {status:?}")),
         ];
         if pairs.iter().all(|(wanted, _)| wanted.is_none()) {
             return Err("expects nothing; name a rule, plan, models or status".into());
         }
-        match pairs
-            .into_iter()
-            .find(|(wanted, got)| wanted.as_ref().is_some_and(|w| w != got))
-        {
+        match pairs.into_iter().find(|(wanted, got)| wanted.as_ref().is_some_and(|w| w != got)) {
             None => Ok(()),
-            Some((wanted, _)) => Err(format!(
-                "expected {}, but rule \"{rule}\" decided {kind} {models:?}",
-                wanted.unwrap_or_default()
-            )),
+            Some((wanted, _)) => {
+                Err(format!("expected {}, but rule \"{rule}\" decided {kind} {models:?}", wanted.unwrap_or_default()))
+            }
         }
     }
 }

@@ -30,36 +30,19 @@ pub(super) struct Checker<'c, 'n> {
 
 impl<'c, 'n> Checker<'c, 'n> {
     pub(super) fn new(vocabulary: &'c Vocabulary<'n>, text: &'c str, info: &'c SourceInfo) -> Self {
-        Checker {
-            vocabulary,
-            text,
-            info,
-            words: Vec::new(),
-            flaws: Vec::new(),
-            depth: 0,
-        }
+        Checker { vocabulary, text, info, words: Vec::new(), flaws: Vec::new(), depth: 0 }
     }
 
     /// The words that the expression names now, or its flaws.
     pub(super) fn finish(self) -> Result<Vec<Word>, Vec<Flaw>> {
-        if self.flaws.is_empty() {
-            Ok(self.words)
-        } else {
-            Err(self.flaws)
-        }
+        if self.flaws.is_empty() { Ok(self.words) } else { Err(self.flaws) }
     }
 
     /// Notes a flaw that stands where the expression does.
     pub(super) fn flaw(&mut self, at: &Expression, message: impl Into<String>) {
-        let start = self
-            .info
-            .offset_for(at.id)
-            .map_or(0, |(start, _)| start as usize);
+        let start = self.info.offset_for(at.id).map_or(0, |(start, _)| start as usize);
         let line = self.text.chars().take(start).filter(|c| *c == '\n').count();
-        self.flaws.push(Flaw {
-            line,
-            message: message.into(),
-        });
+        self.flaws.push(Flaw { line, message: message.into() });
     }
 
     /// The expression's type; `None` when a flaw was noted inside it.
@@ -114,13 +97,10 @@ impl<'c, 'n> Checker<'c, 'n> {
     /// The word that a path of names spells.
     fn find_word(&self, at: &Expression) -> Result<(Word, Type), String> {
         match &at.expr {
-            Expr::Ident(name) if ROOTS.contains(&name.as_str()) => Err(format!(
-                "\"{name}\" alone is no value: name one of its fields"
-            )),
-            Expr::Ident(name) => Err(format!(
-                "unknown name \"{name}\"{}",
-                suggest(name, ROOTS.into_iter())
-            )),
+            Expr::Ident(name) if ROOTS.contains(&name.as_str()) => {
+                Err(format!("\"{name}\" alone is no value: name one of its fields"))
+            }
+            Expr::Ident(name) => Err(format!("unknown name \"{name}\"{}", suggest(name, ROOTS.into_iter()))),
             Expr::Select(select) if select.test => {
                 Err("has(…) is not needed: every signal and fact is always there".into())
             }
@@ -134,16 +114,14 @@ impl<'c, 'n> Checker<'c, 'n> {
         let field = select.field.as_str();
         match &select.operand.expr {
             Expr::Ident(root) if root == "request" => self.find_signal(field),
-            Expr::Ident(root) if root == "budget" && field == "left_usd" => {
-                Ok((Word::BudgetLeft, Type::Double))
-            }
+            Expr::Ident(root) if root == "budget" && field == "left_usd" => Ok((Word::BudgetLeft, Type::Double)),
             Expr::Ident(root) if root == "budget" => {
                 let hint = suggest(field, ["left_usd"].into_iter());
                 Err(format!("unknown fact \"budget.{field}\"{hint}"))
             }
-            Expr::Ident(root) if root == "models" => Err(format!(
-                "write models[\"{field}\"].ready: a model's name is quoted"
-            )),
+            Expr::Ident(root) if root == "models" => {
+                Err(format!("write models[\"{field}\"].ready: a model's name is quoted"))
+            }
             Expr::Call(call) if call.func_name == operators::INDEX => self.find_fact(call, field),
             Expr::Ident(_) | Expr::Select(_) => match self.find_word(&select.operand) {
                 Err(message) => Err(message),
@@ -155,27 +133,16 @@ impl<'c, 'n> Checker<'c, 'n> {
 
     fn find_signal(&self, field: &str) -> Result<(Word, Type), String> {
         if field == "headers" {
-            return Err(
-                "\"request.headers\" alone is no value: write request.headers[\"x-…\"]".into(),
-            );
+            return Err("\"request.headers\" alone is no value: write request.headers[\"x-…\"]".into());
         }
         if field == "secrets" {
             return Ok((Word::Secrets(self.vocabulary.detectors()?), Type::Int));
         }
-        match Signal::ALL
-            .into_iter()
-            .find(|signal| signal.name() == field)
-        {
+        match Signal::ALL.into_iter().find(|signal| signal.name() == field) {
             Some(signal) => Ok((Word::Signal(signal), signal.of())),
             None => {
-                let known = Signal::ALL
-                    .into_iter()
-                    .map(Signal::name)
-                    .chain(["headers", "secrets"]);
-                Err(format!(
-                    "unknown signal \"request.{field}\"{}",
-                    suggest(field, known)
-                ))
+                let known = Signal::ALL.into_iter().map(Signal::name).chain(["headers", "secrets"]);
+                Err(format!("unknown signal \"request.{field}\"{}", suggest(field, known)))
             }
         }
     }
@@ -197,9 +164,7 @@ impl<'c, 'n> Checker<'c, 'n> {
             Some(fact) => Ok((Word::Model(model, fact), fact.of())),
             None => {
                 let hint = suggest(field, ModelFact::ALL.into_iter().map(ModelFact::name));
-                Err(format!(
-                    "unknown fact \"models[\\\"{name}\\\"].{field}\"{hint}"
-                ))
+                Err(format!("unknown fact \"models[\\\"{name}\\\"].{field}\"{hint}"))
             }
         }
     }
@@ -223,9 +188,7 @@ impl<'c, 'n> Checker<'c, 'n> {
         let named = &self.vocabulary.names.headers;
         if !named.contains(&name) && !self.vocabulary.names.any {
             let hint = suggest(&name, named.iter().map(String::as_str));
-            return Err(format!(
-                "header \"{name}\" is not named in the configuration{hint}"
-            ));
+            return Err(format!("header \"{name}\" is not named in the configuration{hint}"));
         }
         Ok((Word::Header(name), Type::Text))
     }
@@ -241,10 +204,7 @@ impl<'c, 'n> Checker<'c, 'n> {
         if result.is_none() {
             let types: Vec<String> = found.iter().map(Type::name).collect();
             let sign = name.trim_matches(['_', '@']).replace("_:", ":");
-            self.flaw(
-                at,
-                format!("\"{sign}\" does not take {}", types.join(" and ")),
-            );
+            self.flaw(at, format!("\"{sign}\" does not take {}", types.join(" and ")));
         }
         result
     }
@@ -274,20 +234,13 @@ impl<'c, 'n> Checker<'c, 'n> {
             return self.refuse(at, format!("unknown function \".{name}(…)\"{hint}"));
         }
         let target = call.target.as_mut().and_then(|target| self.check(target));
-        let arguments: Vec<Option<Type>> = call
-            .args
-            .iter_mut()
-            .map(|argument| self.check(argument))
-            .collect();
+        let arguments: Vec<Option<Type>> = call.args.iter_mut().map(|argument| self.check(argument)).collect();
         let arguments: Vec<Type> = arguments.into_iter().collect::<Option<_>>()?;
         match (name.as_str(), target?, arguments.as_slice()) {
             ("size", Type::Text | Type::List(_), []) => Some(Type::Int),
             ("contains" | "startsWith" | "endsWith", Type::Text, [Type::Text]) => Some(Type::Bool),
             ("matches", Type::Text, [Type::Text]) => self.pattern(at),
-            _ => self.refuse(
-                at,
-                format!("\".{name}(…)\" does not take these types or this many"),
-            ),
+            _ => self.refuse(at, format!("\".{name}(…)\" does not take these types or this many")),
         }
     }
 
@@ -308,11 +261,7 @@ impl<'c, 'n> Checker<'c, 'n> {
             }
             Err(error) => {
                 let reason = error.to_string();
-                let reason = reason
-                    .lines()
-                    .last()
-                    .unwrap_or_default()
-                    .trim_start_matches("error: ");
+                let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ");
                 let message = format!("\"{text}\" is not a regular expression: {reason}");
                 self.refuse(at, message)
             }
@@ -334,13 +283,8 @@ impl<'c, 'n> Checker<'c, 'n> {
             ("size", [Type::Text | Type::List(_)]) => Some(Type::Int),
             ("int", [number]) if number.is_number() => Some(Type::Int),
             ("double", [number]) if number.is_number() => Some(Type::Double),
-            ("string", [Type::Text | Type::Int | Type::Uint | Type::Double | Type::Bool]) => {
-                Some(Type::Text)
-            }
-            _ => self.refuse(
-                at,
-                format!("\"{name}(…)\" does not take these types or this many"),
-            ),
+            ("string", [Type::Text | Type::Int | Type::Uint | Type::Double | Type::Bool]) => Some(Type::Text),
+            _ => self.refuse(at, format!("\"{name}(…)\" does not take these types or this many")),
         }
     }
 }
@@ -352,24 +296,15 @@ fn operator_type(name: &str, operands: &[Type]) -> Option<Type> {
         (operators::LOGICAL_AND | operators::LOGICAL_OR, [Bool, Bool]) => Some(Bool),
         (operators::LOGICAL_NOT, [Bool]) => Some(Bool),
         (operators::NEGATE, [number @ (Int | Double)]) => Some(number.clone()),
-        (operators::EQUALS | operators::NOT_EQUALS, [left, right]) => {
-            left.compares_with(right).then_some(Bool)
-        }
-        (
-            operators::LESS
-            | operators::LESS_EQUALS
-            | operators::GREATER
-            | operators::GREATER_EQUALS,
-            [left, right],
-        ) => {
+        (operators::EQUALS | operators::NOT_EQUALS, [left, right]) => left.compares_with(right).then_some(Bool),
+        (operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS, [left, right]) => {
             let ordered = left.is_number() || *left == Text;
             (ordered && left.compares_with(right)).then_some(Bool)
         }
         (operators::ADD, [Text, Text]) => Some(Text),
-        (
-            operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE,
-            [left, right],
-        ) => (left.is_number() && left == right).then(|| left.clone()),
+        (operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE, [left, right]) => {
+            (left.is_number() && left == right).then(|| left.clone())
+        }
         (operators::MODULO, [left @ (Int | Uint), right]) => (left == right).then(|| left.clone()),
         (operators::IN, [element, List(of)]) => element.compares_with(of).then_some(Bool),
         (operators::CONDITIONAL, [Bool, left, right]) => (left == right).then(|| left.clone()),

@@ -19,10 +19,7 @@ use crate::request::ModelId;
 
 /// Compiles the text of one file.
 pub(super) fn compile(place: &str, source: &str, names: &Names) -> Result<Policy, Vec<Problem>> {
-    let mut compiler = Compiler {
-        form: Form::new(place, source),
-        vocabulary: Vocabulary::new(names),
-    };
+    let mut compiler = Compiler { form: Form::new(place, source), vocabulary: Vocabulary::new(names) };
     match compiler.policy() {
         Some(policy) if compiler.form.sound() => Ok(policy),
         _ => Err(compiler.form.into_problems()),
@@ -42,28 +39,14 @@ struct Rule {
 impl<'s> Compiler<'s, '_> {
     fn policy(&mut self) -> Option<Policy> {
         let file = self.form.parse()?;
-        let top = Section {
-            title: "policy".into(),
-            table: file.get_ref(),
-            span: 0..0,
-        };
+        let top = Section { title: "policy".into(), table: file.get_ref(), span: 0..0 };
         self.form.check_keys(&top, &["name", "rule"]);
-        let name = self
-            .form
-            .required(&top, "name")
-            .and_then(|entry| self.policy_name(entry));
+        let name = self.form.required(&top, "name").and_then(|entry| self.policy_name(entry));
         let entries = self.form_rules(&top);
         let mut rules = self.rules(entries)?;
         let last = rules.pop()?.outcome;
-        let guarded = rules
-            .into_iter()
-            .filter_map(|rule| Some((rule.when?, rule.outcome)))
-            .collect();
-        Some(Policy {
-            name: name?,
-            rules: guarded,
-            last,
-        })
+        let guarded = rules.into_iter().filter_map(|rule| Some((rule.when?, rule.outcome))).collect();
+        Some(Policy { name: name?, rules: guarded, last })
     }
 
     /// A policy's name stands in a header and in a metric's label: it is kept plain.
@@ -71,9 +54,7 @@ impl<'s> Compiler<'s, '_> {
         let name = self.form.text("policy", "name", entry)?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.len() > 64 || !name.chars().all(plain) {
-            let message = format!(
-                "policy: name \"{name}\" must be at most 64 letters, digits, \"-\", \"_\" or \".\""
-            );
+            let message = format!("policy: name \"{name}\" must be at most 64 letters, digits, \"-\", \"_\" or \".\"");
             self.form.problem(entry.span(), message);
             return None;
         }
@@ -87,10 +68,7 @@ impl<'s> Compiler<'s, '_> {
         match entry.get_ref().as_array() {
             Some(array) => array.iter().collect(),
             None => {
-                self.form.problem(
-                    entry.span(),
-                    "policy: write a rule as [[rule]], not as [rule]",
-                );
+                self.form.problem(entry.span(), "policy: write a rule as [[rule]], not as [rule]");
                 Vec::new()
             }
         }
@@ -130,17 +108,11 @@ impl<'s> Compiler<'s, '_> {
     fn rule_section<'t>(&mut self, index: usize, entry: &'t Entry<'s>) -> Option<Section<'t, 's>> {
         let number = index + 1;
         let Some(table) = entry.get_ref().as_table() else {
-            return self
-                .form
-                .wrong_type("policy", "rule", "an array of tables", entry);
+            return self.form.wrong_type("policy", "rule", "an array of tables", entry);
         };
         let name = table.get("name").and_then(|name| name.get_ref().as_str());
         let title = name.map_or(format!("rule {number}"), |name| format!("rule \"{name}\""));
-        Some(Section {
-            title,
-            table,
-            span: entry.span(),
-        })
+        Some(Section { title, table, span: entry.span() })
     }
 
     fn rule(&mut self, section: &Section<'_, 's>, seen: &mut BTreeSet<String>) -> Option<Rule> {
@@ -151,10 +123,7 @@ impl<'s> Compiler<'s, '_> {
         if let (Some(entry), Some(name)) = (name_entry, name)
             && !seen.insert(name.to_owned())
         {
-            self.form.problem(
-                entry.span(),
-                format!("{title}: a rule of this name stands above"),
-            );
+            self.form.problem(entry.span(), format!("{title}: a rule of this name stands above"));
         }
         let when = match section.table.get("when") {
             Some(entry) => self.when(title, entry).map(Some),
@@ -163,14 +132,8 @@ impl<'s> Compiler<'s, '_> {
         let then = self.form.required(section, "then");
         let then = then.and_then(|entry| self.form.table(title, "then", entry));
         let plan = then.and_then(|then| self.then(&then));
-        let outcome = Outcome {
-            rule: name?.into(),
-            plan: plan?,
-        };
-        Some(Rule {
-            when: when?,
-            outcome,
-        })
+        let outcome = Outcome { rule: name?.into(), plan: plan? };
+        Some(Rule { when: when?, outcome })
     }
 
     fn when(&mut self, title: &str, entry: &Entry<'s>) -> Option<Condition> {
@@ -190,19 +153,13 @@ impl<'s> Compiler<'s, '_> {
 
     fn then(&mut self, then: &Section<'_, 's>) -> Option<Plan> {
         let kinds = ["serve", "cascade", "reject"];
-        let given: Vec<&str> = kinds
-            .into_iter()
-            .filter(|kind| then.table.contains_key(*kind))
-            .collect();
+        let given: Vec<&str> = kinds.into_iter().filter(|kind| then.table.contains_key(*kind)).collect();
         let known: &[&str] = match given.as_slice() {
             ["serve"] => &["serve"],
             ["reject"] => &["reject"],
             ["cascade"] => &["cascade", "accept", "hold_back", "on_failure"],
             _ => {
-                let message = format!(
-                    "{}: needs exactly one of serve, cascade, reject",
-                    then.title
-                );
+                let message = format!("{}: needs exactly one of serve, cascade, reject", then.title);
                 self.form.problem(then.span.clone(), message);
                 return None;
             }
@@ -227,22 +184,15 @@ impl<'s> Compiler<'s, '_> {
         self.form.check_keys(&reject, &["status", "message"]);
         let status = self.form.required(&reject, "status").and_then(|entry| {
             let number = self.form.whole(&reject.title, "status", entry)?;
-            let status = u16::try_from(number)
-                .ok()
-                .filter(|n| (400..=599).contains(n));
+            let status = u16::try_from(number).ok().filter(|n| (400..=599).contains(n));
             match status.and_then(|number| StatusCode::from_u16(number).ok()) {
                 Some(status) => Some(status),
-                None => self
-                    .form
-                    .wrong_type(&reject.title, "status", "400 to 599", entry),
+                None => self.form.wrong_type(&reject.title, "status", "400 to 599", entry),
             }
         });
         let message = self.form.required(&reject, "message");
         let message = message.and_then(|entry| self.form.text(&reject.title, "message", entry));
-        Some(Plan::Reject {
-            status: status?,
-            message: message?.into(),
-        })
+        Some(Plan::Reject { status: status?, message: message?.into() })
     }
 
     fn cascade(&mut self, then: &Section<'_, 's>) -> Option<Plan> {
@@ -262,22 +212,11 @@ impl<'s> Compiler<'s, '_> {
             Some(entry) => self.on_failure(&then.title, entry),
             None => Some(OnFailure::default()),
         };
-        let gate = Gate {
-            judge: Arc::new(judge?),
-            hold_back: hold_back?,
-        };
-        let mut stages: Vec<Stage> = models?
-            .into_iter()
-            .map(|model| Stage {
-                model,
-                gate: Some(gate.clone()),
-            })
-            .collect();
+        let gate = Gate { judge: Arc::new(judge?), hold_back: hold_back? };
+        let mut stages: Vec<Stage> =
+            models?.into_iter().map(|model| Stage { model, gate: Some(gate.clone()) }).collect();
         stages.last_mut()?.gate = None;
-        Some(Plan::Cascade {
-            stages,
-            on_failure: on_failure?,
-        })
+        Some(Plan::Cascade { stages, on_failure: on_failure? })
     }
 
     /// A gate reads the log-probabilities of an answer made on the box; an upstream gives none.
@@ -300,22 +239,18 @@ impl<'s> Compiler<'s, '_> {
 
     fn accept(&mut self, accept: &Section<'_, 's>) -> Option<Judge> {
         if accept.table.contains_key("max_error") {
-            self.form
-                .check_keys(accept, &["max_error", "confidence", "else_threshold"]);
+            self.form.check_keys(accept, &["max_error", "confidence", "else_threshold"]);
             return self.accept_max_error(accept);
         }
-        self.form
-            .check_keys(accept, &["score", "at_least", "max_error"]);
+        self.form.check_keys(accept, &["score", "at_least", "max_error"]);
         let name = self.form.required(accept, "score");
         let score = name.and_then(|entry| self.score(&accept.title, entry));
         let threshold = self.form.required(accept, "at_least").and_then(|entry| {
             let threshold = self.form.number(&accept.title, "at_least", entry)?;
             let probability = matches!(score, Some(score) if score != ScoreName::Margin);
             if probability && threshold > 0.0 {
-                let message = format!(
-                    "{}: nothing reaches {threshold}: a log-probability is never above 0",
-                    accept.title
-                );
+                let message =
+                    format!("{}: nothing reaches {threshold}: a log-probability is never above 0", accept.title);
                 self.form.problem(entry.span(), message);
                 return None;
             }
@@ -333,8 +268,7 @@ impl<'s> Compiler<'s, '_> {
                 if value > 0.0 && value < 1.0 {
                     return Some(Some(value));
                 }
-                self.form
-                    .wrong_type(&accept.title, key, "between 0 and 1", entry)
+                self.form.wrong_type(&accept.title, key, "between 0 and 1", entry)
             }
             None => Some(None),
         };
@@ -349,10 +283,7 @@ impl<'s> Compiler<'s, '_> {
         let score = ScoreName::parse(name);
         if score.is_none() {
             let hint = suggest(name, ScoreName::ALL.into_iter().map(ScoreName::name));
-            self.form.problem(
-                entry.span(),
-                format!("{title}: unknown score \"{name}\"{hint}"),
-            );
+            self.form.problem(entry.span(), format!("{title}: unknown score \"{name}\"{hint}"));
         }
         score
     }
@@ -362,10 +293,7 @@ impl<'s> Compiler<'s, '_> {
             return Some(HoldBack::All);
         }
         let wanted = "a number of tokens (at least 1) or \"all\"";
-        let digits = entry
-            .get_ref()
-            .as_integer()
-            .map(|integer| integer.as_str().replace('_', ""));
+        let digits = entry.get_ref().as_integer().map(|integer| integer.as_str().replace('_', ""));
         match digits.and_then(|digits| digits.parse::<usize>().ok()) {
             Some(tokens) if tokens > 0 => Some(HoldBack::Tokens(tokens)),
             _ => self.form.wrong_type(title, "hold_back", wanted, entry),
@@ -376,17 +304,14 @@ impl<'s> Compiler<'s, '_> {
         match entry.get_ref().as_str() {
             Some("local") => Some(OnFailure::Local),
             Some("error") => Some(OnFailure::Error),
-            _ => self
-                .form
-                .wrong_type(title, "on_failure", "\"local\" or \"error\"", entry),
+            _ => self.form.wrong_type(title, "on_failure", "\"local\" or \"error\"", entry),
         }
     }
 
     /// One model's name or an array of them, all known, none twice.
     fn models(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<Vec<ModelId>> {
         let wanted = "a model's name or an array of names";
-        let entries: Vec<&Entry<'s>> = match (entry.get_ref().as_array(), entry.get_ref().as_str())
-        {
+        let entries: Vec<&Entry<'s>> = match (entry.get_ref().as_array(), entry.get_ref().as_str()) {
             (Some(array), _) => array.iter().collect(),
             (None, Some(_)) => vec![entry],
             (None, None) => return self.form.wrong_type(title, key, wanted, entry),
@@ -401,10 +326,7 @@ impl<'s> Compiler<'s, '_> {
             if let Some(model) = &model
                 && !seen.insert(model.clone())
             {
-                self.form.problem(
-                    entry.span(),
-                    format!("{title}: model \"{model}\" stands there twice"),
-                );
+                self.form.problem(entry.span(), format!("{title}: model \"{model}\" stands there twice"));
             }
             models.push(model);
         }

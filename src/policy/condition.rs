@@ -41,34 +41,23 @@ pub(super) struct Condition {
 
 impl std::fmt::Debug for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Condition")
-            .field("words", &self.words)
-            .finish_non_exhaustive()
+        f.debug_struct("Condition").field("words", &self.words).finish_non_exhaustive()
     }
 }
 
 impl Condition {
     /// Parses and checks the text; every flaw is reported.
     pub(super) fn compile(text: &str, vocabulary: &Vocabulary<'_>) -> Result<Condition, Vec<Flaw>> {
-        let env = vocabulary
-            .env()
-            .map_err(|message| vec![Flaw { line: 0, message }])?;
+        let env = vocabulary.env().map_err(|message| vec![Flaw { line: 0, message }])?;
         let (mut expression, info) = parse(&env, text)?;
         let mut checker = Checker::new(vocabulary, text, &info);
         if let Some(found) = checker.check(&mut expression)
             && found != Type::Bool
         {
-            checker.flaw(
-                &expression,
-                format!("must be true or false, but is {}", found.name()),
-            );
+            checker.flaw(&expression, format!("must be true or false, but is {}", found.name()));
         }
         let words = checker.finish()?;
-        let condition = Condition {
-            expression,
-            words,
-            env,
-        };
+        let condition = Condition { expression, words, env };
         match condition.try_out() {
             Ok(()) => Ok(condition),
             Err(message) => Err(vec![Flaw { line: 0, message }]),
@@ -78,11 +67,7 @@ impl Condition {
     /// Whether the condition holds, or why that cannot be said.
     pub(super) fn holds(&self, reading: &Reading<'_>, facts: &Facts) -> Result<bool, String> {
         let words = &self.words;
-        self.evaluate(&Scope {
-            words,
-            reading,
-            facts,
-        })
+        self.evaluate(&Scope { words, reading, facts })
     }
 
     /// The models whose facts the condition reads.
@@ -99,10 +84,7 @@ impl Condition {
         let value = Value::resolve_val(&self.expression, &context).map_err(|e| e.to_string())?;
         match value.downcast_ref::<CelBool>() {
             Some(value) => Ok(*value.inner()),
-            None => Err(format!(
-                "the result is a {}, not a bool",
-                value.get_type().name()
-            )),
+            None => Err(format!("the result is a {}, not a bool", value.get_type().name())),
         }
     }
 
@@ -120,9 +102,7 @@ impl Condition {
 fn parse(env: &Env, text: &str) -> Result<(Expression, SourceInfo), Vec<Flaw>> {
     let flaw = |message: String| vec![Flaw { line: 0, message }];
     if text.len() > LONGEST {
-        return Err(flaw(format!(
-            "longer than {LONGEST} bytes; split it into several rules"
-        )));
+        return Err(flaw(format!("longer than {LONGEST} bytes; split it into several rules")));
     }
     let parser = std::thread::Builder::new().stack_size(PARSER_STACK_BYTES);
     let outcome = std::thread::scope(|scope| {
@@ -142,10 +122,7 @@ fn syntax_flaw(error: &ParseError) -> Flaw {
         Some(_) => "not a CEL expression: nested too deep".to_owned(),
         None => format!("not a CEL expression: {}", error.msg.to_lowercase()),
     };
-    Flaw {
-        line: usize::try_from(error.pos.0).unwrap_or(1).saturating_sub(1),
-        message,
-    }
+    Flaw { line: usize::try_from(error.pos.0).unwrap_or(1).saturating_sub(1), message }
 }
 
 fn int<'b>(number: impl Into<i64>) -> CowVal<'b, 'b> {

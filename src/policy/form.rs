@@ -31,11 +31,7 @@ pub(super) struct Section<'t, 's> {
 
 impl<'s> Form<'s> {
     pub(super) fn new(place: &'s str, source: &'s str) -> Self {
-        Form {
-            place,
-            source,
-            problems: Vec::new(),
-        }
+        Form { place, source, problems: Vec::new() }
     }
 
     /// The file's table, or `None` when it is not TOML.
@@ -57,10 +53,7 @@ impl<'s> Form<'s> {
 
     pub(super) fn problem_at_line(&mut self, line: usize, message: impl Into<String>) {
         let place = format!("{}:{line}", self.place);
-        self.problems.push(Problem {
-            place,
-            message: message.into(),
-        });
+        self.problems.push(Problem { place, message: message.into() });
     }
 
     pub(super) fn sound(&self) -> bool {
@@ -69,13 +62,8 @@ impl<'s> Form<'s> {
 
     /// Every problem, in the order of lines.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
-        self.problems.sort_by_key(|problem| {
-            problem
-                .place
-                .rsplit(':')
-                .next()
-                .and_then(|line| line.parse::<usize>().ok())
-        });
+        self.problems
+            .sort_by_key(|problem| problem.place.rsplit(':').next().and_then(|line| line.parse::<usize>().ok()));
         self.problems
     }
 
@@ -88,9 +76,7 @@ impl<'s> Form<'s> {
     /// the next one where a multi-line string opens with a line break.
     pub(super) fn text_line(&self, span: Range<usize>) -> usize {
         let raw = self.source.get(span.clone()).unwrap_or("");
-        let opened = raw
-            .strip_prefix("'''")
-            .or_else(|| raw.strip_prefix("\"\"\""));
+        let opened = raw.strip_prefix("'''").or_else(|| raw.strip_prefix("\"\"\""));
         let broken = opened.is_some_and(|rest| rest.starts_with('\n') || rest.starts_with("\r\n"));
         self.line(span.start) + usize::from(broken)
     }
@@ -107,11 +93,7 @@ impl<'s> Form<'s> {
     }
 
     /// The section's entry of this name; its absence is a problem.
-    pub(super) fn required<'t>(
-        &mut self,
-        section: &Section<'t, 's>,
-        key: &str,
-    ) -> Option<&'t Entry<'s>> {
+    pub(super) fn required<'t>(&mut self, section: &Section<'t, 's>, key: &str) -> Option<&'t Entry<'s>> {
         let entry = section.table.get(key);
         if entry.is_none() {
             let message = format!("{}: missing key \"{key}\"", section.title);
@@ -120,18 +102,10 @@ impl<'s> Form<'s> {
         entry
     }
 
-    pub(super) fn text<'t>(
-        &mut self,
-        title: &str,
-        key: &str,
-        entry: &'t Entry<'s>,
-    ) -> Option<&'t str> {
+    pub(super) fn text<'t>(&mut self, title: &str, key: &str, entry: &'t Entry<'s>) -> Option<&'t str> {
         match entry.get_ref().as_str() {
             Some("") => {
-                self.problem(
-                    entry.span(),
-                    format!("{title}: \"{key}\" must not be empty"),
-                );
+                self.problem(entry.span(), format!("{title}: \"{key}\" must not be empty"));
                 None
             }
             Some(text) => Some(text),
@@ -155,49 +129,32 @@ impl<'s> Form<'s> {
 
     /// A whole number that is not negative.
     pub(super) fn whole(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<usize> {
-        let parsed = entry.get_ref().as_integer().and_then(|integer| {
-            usize::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok()
-        });
+        let parsed = entry
+            .get_ref()
+            .as_integer()
+            .and_then(|integer| usize::from_str_radix(&integer.as_str().replace('_', ""), integer.radix()).ok());
         match parsed {
             Some(number) => Some(number),
             None => self.wrong_type(title, key, "a whole number", entry),
         }
     }
 
-    pub(super) fn table<'t>(
-        &mut self,
-        title: &str,
-        key: &str,
-        entry: &'t Entry<'s>,
-    ) -> Option<Section<'t, 's>> {
+    pub(super) fn table<'t>(&mut self, title: &str, key: &str, entry: &'t Entry<'s>) -> Option<Section<'t, 's>> {
         match entry.get_ref().as_table() {
-            Some(table) => Some(Section {
-                title: format!("{title}: {key}"),
-                table,
-                span: entry.span(),
-            }),
+            Some(table) => Some(Section { title: format!("{title}: {key}"), table, span: entry.span() }),
             None => self.wrong_type(title, key, "a table", entry),
         }
     }
 
     /// Notes that the value is of another type than `wanted`; always `None`.
-    pub(super) fn wrong_type<T>(
-        &mut self,
-        title: &str,
-        key: &str,
-        wanted: &str,
-        entry: &Entry<'s>,
-    ) -> Option<T> {
+    pub(super) fn wrong_type<T>(&mut self, title: &str, key: &str, wanted: &str, entry: &Entry<'s>) -> Option<T> {
         let raw = self.source.get(entry.span()).unwrap_or("");
         let shown = if raw.len() <= 40 && !raw.contains('\n') {
             format!("`{raw}`")
         } else {
             format!("this {}", entry.get_ref().type_str())
         };
-        self.problem(
-            entry.span(),
-            format!("{title}: \"{key}\" must be {wanted}, not {shown}"),
-        );
+        self.problem(entry.span(), format!("{title}: \"{key}\" must be {wanted}, not {shown}"));
         None
     }
 }
@@ -206,10 +163,7 @@ impl<'s> Form<'s> {
 pub(super) fn suggest<'k>(wrong: &str, known: impl Iterator<Item = &'k str>) -> String {
     const MOST_SHOWN: usize = 24;
     let known: Vec<&str> = known.collect();
-    let nearest = known
-        .iter()
-        .map(|name| (distance(wrong, name), *name))
-        .min();
+    let nearest = known.iter().map(|name| (distance(wrong, name), *name)).min();
     let mut hint = match nearest {
         Some((steps, name)) if steps * 3 <= wrong.chars().count() => {
             format!("; did you mean \"{name}\"")
@@ -218,9 +172,7 @@ pub(super) fn suggest<'k>(wrong: &str, known: impl Iterator<Item = &'k str>) -> 
     };
     hint.push_str("; known: ");
     match known.get(..MOST_SHOWN) {
-        Some(shown) if known.len() > MOST_SHOWN => {
-            hint.push_str(&format!("{}, …", shown.join(", ")))
-        }
+        Some(shown) if known.len() > MOST_SHOWN => hint.push_str(&format!("{}, …", shown.join(", "))),
         _ if known.is_empty() => hint.push_str("none"),
         _ => hint.push_str(&known.join(", ")),
     }

@@ -11,82 +11,78 @@ const FREQUENT: [(&str, &[&str]); 10] = [
     (
         "en",
         &[
-            "the", "and", "is", "of", "to", "in", "that", "it", "for", "what", "how", "with",
-            "are", "you", "this", "please", "write", "my", "can", "do",
+            "the", "and", "is", "of", "to", "in", "that", "it", "for", "what", "how", "with", "are", "you", "this",
+            "please", "write", "my", "can", "do",
         ],
     ),
     (
         "de",
         &[
-            "der", "die", "das", "und", "ist", "nicht", "ein", "eine", "ich", "mit", "zu", "von",
-            "den", "wie", "für", "auf", "bitte", "sie", "im", "was",
+            "der", "die", "das", "und", "ist", "nicht", "ein", "eine", "ich", "mit", "zu", "von", "den", "wie", "für",
+            "auf", "bitte", "sie", "im", "was",
         ],
     ),
     (
         "fr",
         &[
-            "le", "la", "les", "et", "est", "une", "un", "des", "que", "pour", "dans", "qui", "je",
-            "vous", "du", "quelle", "quel", "sur", "pas", "avec",
+            "le", "la", "les", "et", "est", "une", "un", "des", "que", "pour", "dans", "qui", "je", "vous", "du",
+            "quelle", "quel", "sur", "pas", "avec",
         ],
     ),
     (
         "es",
         &[
-            "el", "la", "los", "las", "y", "es", "una", "un", "que", "para", "en", "por", "con",
-            "cuál", "qué", "cómo", "del", "no", "se", "su",
+            "el", "la", "los", "las", "y", "es", "una", "un", "que", "para", "en", "por", "con", "cuál", "qué", "cómo",
+            "del", "no", "se", "su",
         ],
     ),
     (
         "it",
         &[
-            "il", "la", "gli", "e", "è", "una", "un", "che", "per", "di", "non", "con", "come",
-            "qual", "della", "del", "sono", "in", "mi", "quale",
+            "il", "la", "gli", "e", "è", "una", "un", "che", "per", "di", "non", "con", "come", "qual", "della", "del",
+            "sono", "in", "mi", "quale",
         ],
     ),
     (
         "pt",
         &[
-            "o", "a", "os", "as", "e", "é", "uma", "um", "que", "para", "em", "não", "com", "como",
-            "qual", "da", "do", "você", "por", "se",
+            "o", "a", "os", "as", "e", "é", "uma", "um", "que", "para", "em", "não", "com", "como", "qual", "da", "do",
+            "você", "por", "se",
         ],
     ),
     (
         "nl",
         &[
-            "de", "het", "een", "en", "is", "van", "niet", "dat", "ik", "wat", "voor", "met", "op",
-            "hoe", "zijn", "te", "naar", "deze", "je", "aan",
+            "de", "het", "een", "en", "is", "van", "niet", "dat", "ik", "wat", "voor", "met", "op", "hoe", "zijn",
+            "te", "naar", "deze", "je", "aan",
         ],
     ),
     (
         "sv",
         &[
-            "och", "är", "en", "ett", "det", "att", "som", "inte", "jag", "på", "för", "med",
-            "vad", "hur", "av", "den", "till", "kan", "du", "om",
+            "och", "är", "en", "ett", "det", "att", "som", "inte", "jag", "på", "för", "med", "vad", "hur", "av",
+            "den", "till", "kan", "du", "om",
         ],
     ),
     (
         "pl",
         &[
-            "i", "jest", "w", "na", "nie", "się", "to", "z", "do", "co", "jak", "że", "czy",
-            "jaka", "dla", "od", "ja", "po", "ale", "proszę",
+            "i", "jest", "w", "na", "nie", "się", "to", "z", "do", "co", "jak", "że", "czy", "jaka", "dla", "od", "ja",
+            "po", "ale", "proszę",
         ],
     ),
     (
         "tr",
         &[
-            "ve", "bir", "bu", "ne", "için", "ile", "nedir", "mi", "mı", "nasıl", "da", "de",
-            "çok", "ben", "var", "değil", "olan", "en", "gibi", "daha",
+            "ve", "bir", "bu", "ne", "için", "ile", "nedir", "mi", "mı", "nasıl", "da", "de", "çok", "ben", "var",
+            "değil", "olan", "en", "gibi", "daha",
         ],
     ),
 ];
 
 /// The ISO 639-1 code of the language the text seems to be in, or `und`.
 pub(super) fn guess(text: &str) -> &'static str {
-    let sample: String = text
-        .chars()
-        .take(SAMPLE_CHARS)
-        .collect::<String>()
-        .to_lowercase();
+    let sample: String = text.chars().take(SAMPLE_CHARS).collect::<String>().to_lowercase();
     let letters = sample.chars().filter(|c| c.is_alphabetic()).count();
     by_script(&sample, letters).unwrap_or_else(|| by_words(&sample))
 }
@@ -98,14 +94,8 @@ fn by_script(sample: &str, letters: usize) -> Option<&'static str> {
         letters > 0 && found * 10 >= letters * 3
     };
     let any = |wanted: &str| sample.chars().any(|c| wanted.contains(c));
-    let kana = sample
-        .chars()
-        .filter(|c| ('\u{3040}'..='\u{30ff}').contains(c))
-        .count();
-    let han = sample
-        .chars()
-        .filter(|c| ('\u{4e00}'..='\u{9fff}').contains(c))
-        .count();
+    let kana = sample.chars().filter(|c| ('\u{3040}'..='\u{30ff}').contains(c)).count();
+    let han = sample.chars().filter(|c| ('\u{4e00}'..='\u{9fff}').contains(c)).count();
     if kana > 0 && (kana + han) * 10 >= letters * 3 {
         return Some("ja");
     }
@@ -130,10 +120,7 @@ fn by_script(sample: &str, letters: usize) -> Option<&'static str> {
 /// any other.
 fn by_words(sample: &str) -> &'static str {
     let mut hits = [0u32; FREQUENT.len()];
-    for word in sample
-        .split(|c: char| !c.is_alphabetic())
-        .filter(|word| !word.is_empty())
-    {
+    for word in sample.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()) {
         for (hit, (_, words)) in hits.iter_mut().zip(FREQUENT) {
             *hit += u32::from(words.contains(&word));
         }
@@ -162,11 +149,7 @@ pub(super) fn code_share(text: &str) -> f64 {
             code += size;
         }
     }
-    if all == 0 {
-        0.0
-    } else {
-        code as f64 / all as f64
-    }
+    if all == 0 { 0.0 } else { code as f64 / all as f64 }
 }
 
 fn looks_like_code(line: &str) -> bool {
@@ -198,10 +181,7 @@ fn looks_like_code(line: &str) -> bool {
     let ends = line.ends_with(['{', '}', ';']) || line.ends_with("):");
     let starts = STARTS.iter().any(|start| line.starts_with(start));
     let marks = MARKS.iter().filter(|mark| line.contains(**mark)).count();
-    let signs = line
-        .chars()
-        .filter(|c| "{}()[]=<>;_\"'`$#|&*+/\\".contains(*c))
-        .count();
+    let signs = line.chars().filter(|c| "{}()[]=<>;_\"'`$#|&*+/\\".contains(*c)).count();
     let dense = signs * 5 >= line.chars().count().max(1);
     let prose = line.ends_with(['.', '?', '!']) && !dense;
     !prose && (ends || (starts && signs > 0) || marks > 0 && dense)
@@ -210,11 +190,7 @@ fn looks_like_code(line: &str) -> bool {
 /// About how many tokens a text is: a quarter of its UTF-8 bytes, but one for each Chinese,
 /// Japanese or Korean character (three bytes each).
 pub(super) fn tokens(text: &str) -> i64 {
-    let wide = if text.is_ascii() {
-        0
-    } else {
-        text.chars().filter(|c| is_wide(*c)).count()
-    };
+    let wide = if text.is_ascii() { 0 } else { text.chars().filter(|c| is_wide(*c)).count() };
     let narrow_bytes = text.len() - wide * '漢'.len_utf8();
     i64::try_from(narrow_bytes.div_ceil(4) + wide).unwrap_or(i64::MAX)
 }
@@ -235,10 +211,7 @@ mod tests {
             ("Was ist die Hauptstadt von Frankreich?", "de"),
             ("Quelle est la capitale de la France et du Portugal ?", "fr"),
             ("¿Cuál es la capital de Francia y por qué?", "es"),
-            (
-                "Qual è la capitale della Francia e perché non è Roma?",
-                "it",
-            ),
+            ("Qual è la capitale della Francia e perché non è Roma?", "it"),
             ("Qual é a capital da França e por que você não sabe?", "pt"),
             ("Wat is de hoofdstad van Frankrijk en het eiland?", "nl"),
             ("Vad är det som inte är bra och hur gör jag?", "sv"),
@@ -267,10 +240,7 @@ mod tests {
 
     #[test]
     fn prose_has_no_code_and_code_has_no_prose() {
-        assert_eq!(
-            code_share("Tell me (briefly) about Paris; it is big.\nThanks!"),
-            0.0
-        );
+        assert_eq!(code_share("Tell me (briefly) about Paris; it is big.\nThanks!"), 0.0);
         assert_eq!(code_share("fn main() {\n    let x = 1;\n}"), 1.0);
         assert_eq!(code_share("def f(x):\n    return g(x) == h()"), 1.0);
         assert_eq!(code_share(""), 0.0);

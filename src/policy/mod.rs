@@ -56,9 +56,8 @@ impl Names {
         if let Some(full) = self.short.get(name) {
             return Some(full.clone());
         }
-        let passed_on = model
-            .split()
-            .is_some_and(|(upstream, rest)| self.wildcards.contains(upstream) && !rest.is_empty());
+        let passed_on =
+            model.split().is_some_and(|(upstream, rest)| self.wildcards.contains(upstream) && !rest.is_empty());
         (passed_on || self.any).then_some(model)
     }
 }
@@ -76,11 +75,8 @@ impl Facts {
     /// How the model's backend is; `None` when nothing is known of it.
     fn status(&self, model: &ModelId) -> Option<&Status> {
         let of = |name: &str| self.models.iter().find(|(known, _)| known.as_str() == name);
-        let (_, status) = of(model.as_str()).or_else(|| {
-            model
-                .split()
-                .and_then(|(upstream, _)| of(&format!("{upstream}/*")))
-        })?;
+        let (_, status) =
+            of(model.as_str()).or_else(|| model.split().and_then(|(upstream, _)| of(&format!("{upstream}/*"))))?;
         Some(status)
     }
 }
@@ -109,39 +105,21 @@ impl Policy {
 
     /// The built-in one-rule policy of a plain model name.
     pub fn direct(model: &ModelId) -> Policy {
-        let plan = Plan::Direct {
-            targets: vec![model.clone()],
-        };
-        let last = Outcome {
-            rule: "named".into(),
-            plan,
-        };
-        Policy {
-            name: "direct".into(),
-            rules: Vec::new(),
-            last,
-        }
+        let plan = Plan::Direct { targets: vec![model.clone()] };
+        let last = Outcome { rule: "named".into(), plan };
+        Policy { name: "direct".into(), rules: Vec::new(), last }
     }
 
     /// The built-in policy of `auto` where there is one local model and one upstream's: the
     /// shipped `policies/auto.toml` with these two in the place of its models.
-    pub fn auto(
-        local: &ModelId,
-        upstream: &ModelId,
-        names: &Names,
-    ) -> Result<Policy, Vec<Problem>> {
+    pub fn auto(local: &ModelId, upstream: &ModelId, names: &Names) -> Result<Policy, Vec<Problem>> {
         let place = "policies/auto.toml (built in)";
         for model in [local, upstream] {
-            if model.as_str().contains(['"', '\'', '\\'])
-                || model.as_str().contains(char::is_control)
-            {
+            if model.as_str().contains(['"', '\'', '\\']) || model.as_str().contains(char::is_control) {
                 let message = format!(
                     "model name \"{model}\" must have no quotes, backslashes or control characters to stand in a policy"
                 );
-                return Err(vec![Problem {
-                    place: place.into(),
-                    message,
-                }]);
+                return Err(vec![Problem { place: place.into(), message }]);
             }
         }
         let source = include_str!("../../policies/auto.toml")
@@ -158,15 +136,8 @@ impl Policy {
 
     /// Every model that some rule may ask, without repetition.
     pub fn models(&self) -> BTreeSet<ModelId> {
-        let outcomes = self
-            .rules
-            .iter()
-            .map(|(_, outcome)| outcome)
-            .chain([&self.last]);
-        outcomes
-            .flat_map(|outcome| outcome.plan.models())
-            .cloned()
-            .collect()
+        let outcomes = self.rules.iter().map(|(_, outcome)| outcome).chain([&self.last]);
+        outcomes.flat_map(|outcome| outcome.plan.models()).cloned().collect()
     }
 
     /// Decides. Total: a condition that fails at run time becomes a `Plan::Reject` (fail closed).
@@ -195,32 +166,18 @@ impl Policy {
 
     /// The models whose facts a condition reads.
     fn watched(&self) -> impl Iterator<Item = &ModelId> {
-        self.rules
-            .iter()
-            .flat_map(|(condition, _)| condition.models())
+        self.rules.iter().flat_map(|(condition, _)| condition.models())
     }
 
     fn decision(&self, outcome: &Outcome) -> Decision {
-        Decision {
-            policy: Arc::clone(&self.name),
-            rule: Arc::clone(&outcome.rule),
-            plan: outcome.plan.clone(),
-        }
+        Decision { policy: Arc::clone(&self.name), rule: Arc::clone(&outcome.rule), plan: outcome.plan.clone() }
     }
 
     fn failed(&self, outcome: &Outcome, reason: &str) -> Decision {
         let (policy, rule) = (&self.name, &outcome.rule);
         tracing::error!(%policy, %rule, reason, "a policy's condition failed; the request is rejected");
-        let message =
-            format!("the condition of rule \"{rule}\" of policy \"{policy}\" failed; see the log");
-        let plan = Plan::Reject {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            message: message.into(),
-        };
-        Decision {
-            policy: Arc::clone(policy),
-            rule: Arc::clone(rule),
-            plan,
-        }
+        let message = format!("the condition of rule \"{rule}\" of policy \"{policy}\" failed; see the log");
+        let plan = Plan::Reject { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.into() };
+        Decision { policy: Arc::clone(policy), rule: Arc::clone(rule), plan }
     }
 }

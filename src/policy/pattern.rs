@@ -24,13 +24,7 @@ impl Pattern {
 
     /// Declares `string.matches(pattern)`.
     pub(super) fn declare(env: &mut Env) -> Result<(), DeclarationError> {
-        env.add_member_overload(
-            "matches",
-            "matches_pattern",
-            STRING_TYPE,
-            vec![TYPE],
-            matches,
-        )
+        env.add_member_overload("matches", "matches_pattern", STRING_TYPE, vec![TYPE], matches)
     }
 }
 
@@ -38,17 +32,9 @@ fn matches<'b, 'v>(args: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, Executio
     let [text, pattern] = args.as_slice() else {
         return Err(ExecutionError::invalid_argument_count(2, args.len()));
     };
-    match (
-        text.downcast_ref::<CelString>(),
-        pattern.downcast_ref::<Pattern>(),
-    ) {
-        (Some(text), Some(pattern)) => Ok(CowVal::owned(CelBool::from(
-            pattern.0.is_match(text.inner()),
-        ))),
-        _ => Err(ExecutionError::function_error(
-            "matches",
-            "not a string and a pattern",
-        )),
+    match (text.downcast_ref::<CelString>(), pattern.downcast_ref::<Pattern>()) {
+        (Some(text), Some(pattern)) => Ok(CowVal::owned(CelBool::from(pattern.0.is_match(text.inner())))),
+        _ => Err(ExecutionError::function_error("matches", "not a string and a pattern")),
     }
 }
 

@@ -12,33 +12,15 @@ use regex::Regex;
 type Confirm = fn(&str, Range<usize>) -> Option<Range<usize>>;
 
 const PATTERNS: [(&str, Confirm); 10] = [
-    (
-        r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----",
-        always,
-    ),
+    (r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----", always),
     (r"(?-u:\b)(?:AKIA|ASIA)[0-9A-Z]{16}(?-u:\b)", always),
-    (
-        r"(?-u:\b)(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22}|glpat-[A-Za-z0-9_-]{20})",
-        always,
-    ),
-    (
-        r"(?-u:\b)(?:sk-[A-Za-z0-9_-]{20}|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{30})",
-        always,
-    ),
+    (r"(?-u:\b)(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22}|glpat-[A-Za-z0-9_-]{20})", always),
+    (r"(?-u:\b)(?:sk-[A-Za-z0-9_-]{20}|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{30})", always),
     (r"(?-u:\b)xox[abeoprs]-[A-Za-z0-9-]{10}", always),
-    (
-        r"(?-u:\b)eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
-        always,
-    ),
+    (r"(?-u:\b)eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}", always),
     (r"(?-u:\b)[2-6][0-9](?:[ -]?[0-9]){11,17}(?-u:\b)", card),
-    (
-        r"(?-u:\b)[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}(?-u:\b)",
-        account,
-    ),
-    (
-        r"(?-u:\b)[0-9]{3}-[0-9]{2}-[0-9]{4}(?-u:\b)",
-        social_security,
-    ),
+    (r"(?-u:\b)[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}(?-u:\b)", account),
+    (r"(?-u:\b)[0-9]{3}-[0-9]{2}-[0-9]{4}(?-u:\b)", social_security),
     (
         r#"(?i)(?:password|passwd|passphrase|pwd|secret|api[_-]?key|access[_-]?token)["']?[ \t]*[:=][ \t]*(?:"[^"\s]{4,}"|'[^'\s]{4,}'|[^\s"'<>(){}\[\],;]{6,})"#,
         password,
@@ -51,9 +33,7 @@ pub(super) struct Detectors(Vec<(Regex, Confirm)>);
 
 impl Detectors {
     pub(super) fn build() -> Result<Detectors, regex::Error> {
-        let compiled = PATTERNS
-            .iter()
-            .map(|(text, confirm)| Ok((Regex::new(text)?, *confirm)));
+        let compiled = PATTERNS.iter().map(|(text, confirm)| Ok((Regex::new(text)?, *confirm)));
         compiled.collect::<Result<_, _>>().map(Detectors)
     }
 
@@ -61,11 +41,7 @@ impl Detectors {
     pub(super) fn count(&self, text: &str) -> usize {
         let mut finds: Vec<Range<usize>> = Vec::new();
         for (pattern, confirm) in &self.0 {
-            finds.extend(
-                pattern
-                    .find_iter(text)
-                    .filter_map(|find| confirm(text, find.range())),
-            );
+            finds.extend(pattern.find_iter(text).filter_map(|find| confirm(text, find.range())));
         }
         finds.sort_by_key(|find| find.start);
         let mut end = 0;
@@ -84,11 +60,7 @@ fn always(_: &str, find: Range<usize>) -> Option<Range<usize>> {
 
 /// A payment card: 13 to 19 digits with a right check digit (Luhn, ISO/IEC 7812-1).
 fn card(text: &str, find: Range<usize>) -> Option<Range<usize>> {
-    let digits: Vec<u32> = text
-        .get(find.clone())?
-        .chars()
-        .filter_map(|c| c.to_digit(10))
-        .collect();
+    let digits: Vec<u32> = text.get(find.clone())?.chars().filter_map(|c| c.to_digit(10)).collect();
     let sum: u32 = digits
         .iter()
         .rev()
@@ -106,15 +78,10 @@ fn card(text: &str, find: Range<usize>) -> Option<Range<usize>> {
 /// matched too, so every end at a word's boundary is tried, longest first.
 fn account(text: &str, find: Range<usize>) -> Option<Range<usize>> {
     let found = text.get(find.clone())?;
-    let ends = found
-        .char_indices()
-        .filter(|(_, c)| *c == ' ')
-        .map(|(at, _)| at);
+    let ends = found.char_indices().filter(|(_, c)| *c == ' ').map(|(at, _)| at);
     let mut ends: Vec<usize> = ends.chain([found.len()]).collect();
     ends.reverse();
-    let end = ends
-        .into_iter()
-        .find(|end| found.get(..*end).is_some_and(is_iban))?;
+    let end = ends.into_iter().find(|end| found.get(..*end).is_some_and(is_iban))?;
     Some(find.start..find.start + end)
 }
 
@@ -124,13 +91,8 @@ fn is_iban(text: &str) -> bool {
         return false;
     }
     let (head, tail) = compact.split_at(4);
-    let rest = tail
-        .chars()
-        .chain(head.chars())
-        .filter_map(|c| c.to_digit(36));
-    let modulus = rest.fold(0, |rest, value| {
-        (rest * if value < 10 { 10 } else { 100 } + value) % 97
-    });
+    let rest = tail.chars().chain(head.chars()).filter_map(|c| c.to_digit(36));
+    let modulus = rest.fold(0, |rest, value| (rest * if value < 10 { 10 } else { 100 } + value) % 97);
     modulus == 1
 }
 
@@ -216,9 +178,6 @@ mod tests {
     #[test]
     fn overlapping_finds_count_once_and_others_add_up() {
         assert_eq!(count("api_key = sk-abcdefghijklmnopqrstuvwxyz"), 1);
-        assert_eq!(
-            count("4111111111111111 and 123-45-6789\npassword=abcdef1"),
-            3
-        );
+        assert_eq!(count("4111111111111111 and 123-45-6789\npassword=abcdef1"), 3);
     }
 }

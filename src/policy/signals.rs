@@ -46,36 +46,25 @@ impl<'r> Reading<'r> {
             Signal::PromptTokens => int(*self.prompt_tokens.get_or_init(|| self.count_tokens())),
             Signal::Messages => int(count(self.messages())),
             Signal::Turns => int(self.turns()),
-            Signal::Tools => int(self
-                .chat()
-                .and_then(|chat| chat.tools.as_ref())
-                .map_or(0, |t| count(t.count))),
+            Signal::Tools => int(self.chat().and_then(|chat| chat.tools.as_ref()).map_or(0, |t| count(t.count))),
             Signal::Images => int(self.sum(|message| message.images)),
             Signal::OtherParts => int(self.sum(|message| message.other_parts)),
-            Signal::Json => CowVal::owned(CelBool::from(
-                self.chat()
-                    .is_some_and(|chat| !matches!(chat.format, Format::Text)),
-            )),
+            Signal::Json => {
+                CowVal::owned(CelBool::from(self.chat().is_some_and(|chat| !matches!(chat.format, Format::Text))))
+            }
             Signal::Language => {
                 let language = self.language.get_or_init(|| language::guess(self.text()));
                 CowVal::owned(CelString::from(*language))
             }
             Signal::CodeShare => {
-                let share = self
-                    .code_share
-                    .get_or_init(|| language::code_share(self.text()));
+                let share = self.code_share.get_or_init(|| language::code_share(self.text()));
                 CowVal::owned(CelDouble::from(*share))
             }
             Signal::Model => CowVal::owned(CelString::from(self.request.model.as_str())),
             Signal::Tenant => CowVal::owned(CelString::from(self.request.tenant.as_str())),
             Signal::Stream => CowVal::owned(CelBool::from(self.request.stream)),
-            Signal::N => int(self
-                .sampling()
-                .map_or(1, |sampling| i64::from(sampling.n.max(1)))),
-            Signal::MaxTokens => int(self
-                .sampling()
-                .and_then(|s| s.max_tokens)
-                .map_or(-1, i64::from)),
+            Signal::N => int(self.sampling().map_or(1, |sampling| i64::from(sampling.n.max(1)))),
+            Signal::MaxTokens => int(self.sampling().and_then(|s| s.max_tokens).map_or(-1, i64::from)),
             Signal::Text => CowVal::owned(CelString::from(self.text())),
             Signal::Kind => CowVal::owned(CelString::from(self.kind())),
         }
@@ -84,11 +73,7 @@ impl<'r> Reading<'r> {
     /// How many secrets the detectors find in everything the request says.
     pub(super) fn secrets(&self, detectors: &Detectors) -> i64 {
         *self.secrets.get_or_init(|| {
-            let found: usize = self
-                .texts()
-                .into_iter()
-                .map(|text| detectors.count(text))
-                .sum();
+            let found: usize = self.texts().into_iter().map(|text| detectors.count(text)).sum();
             count(found)
         })
     }
@@ -130,38 +115,25 @@ impl<'r> Reading<'r> {
     }
 
     fn messages(&self) -> usize {
-        self.chat()
-            .map_or(self.prompts().len(), |chat| chat.messages.len())
+        self.chat().map_or(self.prompts().len(), |chat| chat.messages.len())
     }
 
     fn turns(&self) -> i64 {
         match self.chat() {
-            Some(chat) => count(
-                chat.messages
-                    .iter()
-                    .filter(|message| message.role == Role::User)
-                    .count(),
-            ),
+            Some(chat) => count(chat.messages.iter().filter(|message| message.role == Role::User).count()),
             None => 1,
         }
     }
 
     fn sum(&self, of: impl Fn(&Message) -> usize) -> i64 {
-        count(
-            self.chat()
-                .map_or(0, |chat| chat.messages.iter().map(of).sum()),
-        )
+        count(self.chat().map_or(0, |chat| chat.messages.iter().map(of).sum()))
     }
 
     /// The last message of the user; of a completion or an embedding, every prompt.
     fn text(&self) -> &str {
         self.text.get_or_init(|| match self.chat() {
             Some(chat) => {
-                let last = chat
-                    .messages
-                    .iter()
-                    .rev()
-                    .find(|message| message.role == Role::User);
+                let last = chat.messages.iter().rev().find(|message| message.role == Role::User);
                 Cow::Borrowed(last.map_or("", |message| message.text.as_str()))
             }
             None => match self.prompts() {
@@ -198,9 +170,7 @@ impl<'r> Reading<'r> {
                 Prompt::Text(_) => 0,
             })
             .sum();
-        let framing = self
-            .chat()
-            .map_or(0, |chat| count(chat.messages.len()) * TOKENS_PER_MESSAGE);
+        let framing = self.chat().map_or(0, |chat| count(chat.messages.len()) * TOKENS_PER_MESSAGE);
         said + count(given) + framing
     }
 }

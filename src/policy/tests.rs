@@ -24,11 +24,7 @@ fn compile(source: &str) -> Result<Policy, Vec<Problem>> {
 }
 
 fn problems(source: &str) -> Vec<String> {
-    compile(source)
-        .unwrap_err()
-        .iter()
-        .map(|problem| problem.to_string())
-        .collect()
+    compile(source).unwrap_err().iter().map(|problem| problem.to_string()).collect()
 }
 
 /// A policy of one condition: `yes` where it holds, else `no`.
@@ -44,15 +40,7 @@ fn then(plan: &str) -> String {
 }
 
 fn message(role: Role, text: &str) -> Message {
-    Message {
-        role,
-        text: text.into(),
-        images: 0,
-        other_parts: 0,
-        name: None,
-        tool_calls: None,
-        tool_call_id: None,
-    }
+    Message { role, text: text.into(), images: 0, other_parts: 0, name: None, tool_calls: None, tool_call_id: None }
 }
 
 fn request(ask: Ask) -> Request {
@@ -70,37 +58,18 @@ fn request(ask: Ask) -> Request {
 
 fn chat(texts: &[&str]) -> Request {
     let messages = texts.iter().map(|text| message(Role::User, text)).collect();
-    let sampling = Sampling {
-        max_tokens: Some(7),
-        n: 2,
-        ..Sampling::default()
-    };
-    request(Ask::Chat(Chat {
-        messages,
-        sampling,
-        ..Chat::default()
-    }))
+    let sampling = Sampling { max_tokens: Some(7), n: 2, ..Sampling::default() };
+    request(Ask::Chat(Chat { messages, sampling, ..Chat::default() }))
 }
 
 fn facts() -> Facts {
-    let busy = Status {
-        ready: true,
-        queue_depth: 3,
-        queue_limit: 4,
-        slots_busy: 2,
-        ..Status::default()
-    };
-    let models =
-        ["local/small", "local/large", "up/mini", "any/*"].map(|name| (ModelId::new(name), busy));
-    Facts {
-        models: models.into(),
-        budget_left_usd: None,
-    }
+    let busy = Status { ready: true, queue_depth: 3, queue_limit: 4, slots_busy: 2, ..Status::default() };
+    let models = ["local/small", "local/large", "up/mini", "any/*"].map(|name| (ModelId::new(name), busy));
+    Facts { models: models.into(), budget_left_usd: None }
 }
 
 fn holds(condition: &str, request: &Request) -> bool {
-    let policy =
-        compile(&when(condition)).unwrap_or_else(|problems| panic!("{condition}: {problems:?}"));
+    let policy = compile(&when(condition)).unwrap_or_else(|problems| panic!("{condition}: {problems:?}"));
     policy.decide(request, &facts()).rule.as_ref() == "yes"
 }
 
@@ -110,14 +79,8 @@ fn the_first_rule_that_holds_decides_and_the_last_one_always_does() {
     let policy = compile(source).unwrap();
     let mut asked = chat(&["hello"]);
     let decision = policy.decide(&asked, &Facts::default());
-    assert_eq!(
-        (decision.policy.as_ref(), decision.rule.as_ref()),
-        ("p", "b")
-    );
-    assert_eq!(
-        decision.plan.models(),
-        [&ModelId::new("up/mini"), &ModelId::new("any/x/y")]
-    );
+    assert_eq!((decision.policy.as_ref(), decision.rule.as_ref()), ("p", "b"));
+    assert_eq!(decision.plan.models(), [&ModelId::new("up/mini"), &ModelId::new("any/x/y")]);
     asked.stream = false;
     assert_eq!(policy.decide(&asked, &Facts::default()).rule.as_ref(), "c");
 }
@@ -125,10 +88,7 @@ fn the_first_rule_that_holds_decides_and_the_last_one_always_does() {
 #[test]
 fn a_direct_policy_serves_the_named_model() {
     let decision = Policy::direct(&ModelId::new("up/x")).decide(&chat(&[]), &Facts::default());
-    assert_eq!(
-        (decision.policy.as_ref(), decision.rule.as_ref()),
-        ("direct", "named")
-    );
+    assert_eq!((decision.policy.as_ref(), decision.rule.as_ref()), ("direct", "named"));
     assert_eq!(decision.plan.models(), [&ModelId::new("up/x")]);
 }
 
@@ -165,10 +125,7 @@ fn every_signal_can_be_asked() {
 #[test]
 fn an_absent_header_is_empty_and_an_absent_max_tokens_is_minus_one() {
     let mut asked = request(Ask::Embed(Embed {
-        inputs: vec![
-            Prompt::Text("a secret: AKIAIOSFODNN7EXAMPLE".into()),
-            Prompt::Tokens(vec![1, 2, 3]),
-        ],
+        inputs: vec![Prompt::Text("a secret: AKIAIOSFODNN7EXAMPLE".into()), Prompt::Tokens(vec![1, 2, 3])],
         ..Embed::default()
     }));
     asked.headers.clear();
@@ -186,10 +143,7 @@ fn an_absent_header_is_empty_and_an_absent_max_tokens_is_minus_one() {
 #[test]
 fn only_what_a_condition_reaches_is_computed() {
     let asked = chat(&["password: hunter2"]);
-    let policy = compile(&when(
-        "request.tools > 0 && (request.secrets > 0 || request.language == 'en')",
-    ))
-    .unwrap();
+    let policy = compile(&when("request.tools > 0 && (request.secrets > 0 || request.language == 'en')")).unwrap();
     let reading = Reading::of(&asked);
     let (condition, _) = &policy.rules[0];
     assert_eq!(condition.holds(&reading, &Facts::default()), Ok(false));
@@ -202,14 +156,9 @@ fn a_condition_that_fails_at_run_time_rejects_the_request() {
     let policy = compile(&when("10 / request.tools > 1")).unwrap();
     let decision = policy.decide(&chat(&["x"]), &facts());
     assert_eq!(decision.rule.as_ref(), "yes");
-    let Plan::Reject { status, message } = decision.plan else {
-        panic!("not rejected")
-    };
+    let Plan::Reject { status, message } = decision.plan else { panic!("not rejected") };
     assert_eq!(status.as_u16(), 500);
-    assert!(
-        message.contains("rule \"yes\" of policy \"p\""),
-        "{message}"
-    );
+    assert!(message.contains("rule \"yes\" of policy \"p\""), "{message}");
 }
 
 #[test]
@@ -222,61 +171,34 @@ fn a_model_of_which_nothing_is_known_rejects_the_request() {
 #[test]
 fn a_cascade_gates_every_stage_but_the_last() {
     let plan = "{ cascade = [\"small\", \"local/large\", \"any/m\"], accept = { score = \"sum_logprob\", at_least = -3 }, hold_back = 1_6, on_failure = \"local\" }";
-    let decision = compile(&then(plan))
-        .unwrap()
-        .decide(&chat(&["x"]), &Facts::default());
-    let Plan::Cascade { stages, on_failure } = decision.plan else {
-        panic!("no cascade")
-    };
+    let decision = compile(&then(plan)).unwrap().decide(&chat(&["x"]), &Facts::default());
+    let Plan::Cascade { stages, on_failure } = decision.plan else { panic!("no cascade") };
     assert_eq!(on_failure, OnFailure::Local);
-    let gates: Vec<Option<String>> = stages
-        .iter()
-        .map(|stage| stage.gate.as_ref().map(|gate| gate.judge.to_string()))
-        .collect();
+    let gates: Vec<Option<String>> =
+        stages.iter().map(|stage| stage.gate.as_ref().map(|gate| gate.judge.to_string())).collect();
     let gate = Some("sum_logprob >= -3".to_owned());
     assert_eq!(gates, [gate.clone(), gate, None]);
-    assert_eq!(
-        stages[0].gate.as_ref().map(|gate| gate.hold_back),
-        Some(HoldBack::Tokens(16))
-    );
+    assert_eq!(stages[0].gate.as_ref().map(|gate| gate.hold_back), Some(HoldBack::Tokens(16)));
 }
 
 #[test]
 fn a_cascade_holds_back_everything_and_fails_with_the_error_unless_told_otherwise() {
-    let plan =
-        "{ cascade = [\"small\", \"up/mini\"], accept = { score = \"margin\", at_least = 0.5 } }";
-    let decision = compile(&then(plan))
-        .unwrap()
-        .decide(&chat(&["x"]), &Facts::default());
-    let Plan::Cascade { stages, on_failure } = decision.plan else {
-        panic!("no cascade")
-    };
+    let plan = "{ cascade = [\"small\", \"up/mini\"], accept = { score = \"margin\", at_least = 0.5 } }";
+    let decision = compile(&then(plan)).unwrap().decide(&chat(&["x"]), &Facts::default());
+    let Plan::Cascade { stages, on_failure } = decision.plan else { panic!("no cascade") };
     assert_eq!(on_failure, OnFailure::Error);
-    assert_eq!(
-        stages[0].gate.as_ref().map(|gate| gate.hold_back),
-        Some(HoldBack::All)
-    );
+    assert_eq!(stages[0].gate.as_ref().map(|gate| gate.hold_back), Some(HoldBack::All));
 }
 
 #[test]
 fn an_error_bound_falls_back_on_its_threshold_or_accepts_nothing() {
     for (accept, judge) in [
-        (
-            "{ max_error = 0.05, confidence = 0.9, else_threshold = 0.5 }",
-            "min_logprob >= -0.6931 (uncertified)",
-        ),
-        (
-            "{ max_error = 0.05 }",
-            "min_logprob: never accepted (uncertified)",
-        ),
+        ("{ max_error = 0.05, confidence = 0.9, else_threshold = 0.5 }", "min_logprob >= -0.6931 (uncertified)"),
+        ("{ max_error = 0.05 }", "min_logprob: never accepted (uncertified)"),
     ] {
         let plan = format!("{{ cascade = [\"small\", \"up/mini\"], accept = {accept} }}");
-        let decision = compile(&then(&plan))
-            .unwrap()
-            .decide(&chat(&["x"]), &Facts::default());
-        let Plan::Cascade { stages, .. } = decision.plan else {
-            panic!("no cascade")
-        };
+        let decision = compile(&then(&plan)).unwrap().decide(&chat(&["x"]), &Facts::default());
+        let Plan::Cascade { stages, .. } = decision.plan else { panic!("no cascade") };
         let gate = stages[0].gate.as_ref().map(|gate| gate.judge.to_string());
         assert_eq!(gate.as_deref(), Some(judge));
     }
@@ -290,21 +212,11 @@ fn the_built_in_policy_takes_the_names_it_is_given() {
     let decision = policy.decide(
         &chat(&["hello"]),
         &Facts {
-            models: vec![(
-                local,
-                Status {
-                    ready: true,
-                    queue_limit: 1,
-                    ..Status::default()
-                },
-            )],
+            models: vec![(local, Status { ready: true, queue_limit: 1, ..Status::default() })],
             budget_left_usd: None,
         },
     );
-    assert!(
-        matches!(decision.plan, Plan::Cascade { .. }),
-        "{decision:?}"
-    );
+    assert!(matches!(decision.plan, Plan::Cascade { .. }), "{decision:?}");
     let odd = Policy::auto(&ModelId::new("local/a\"b"), &upstream, &names()).unwrap_err();
     assert!(odd[0].message.contains("must have no quotes"), "{odd:?}");
 }
@@ -319,52 +231,24 @@ fn a_case_that_is_decided_otherwise_or_cannot_be_read_is_a_problem() {
             good.replace("\"text\":\"x\"", "\"text\":\"y\""),
             "c.jsonl:2: case \"a\": expected rule \"yes\", but rule \"no\" decided serve",
         ),
-        (
-            good.replace("\"serve\"", "\"cascade\""),
-            "expected plan cascade",
-        ),
+        (good.replace("\"serve\"", "\"cascade\""), "expected plan cascade"),
         (good.replace("local/small", "up/mini"), "expected models"),
         (
-            good.replace(
-                "\"request\"",
-                "\"facts\":{\"models\":{\"local/small\":{\"ready\":false}}},\"request\"",
-            ),
+            good.replace("\"request\"", "\"facts\":{\"models\":{\"local/small\":{\"ready\":false}}},\"request\""),
             "expected rule \"yes\"",
         ),
+        (good.replace("\"text\"", "\"txt\""), "not a case: unknown field `txt`"),
+        (good.replace("\"rule\"", "\"ruel\""), "not a case: unknown field `ruel`"),
+        (good.replace("\"text\":\"x\"", ""), "needs \"text\" or \"messages\""),
+        (good.replace("\"rule\":\"yes\",\"plan\":\"serve\",\"models\":[\"local/small\"]", ""), "expects nothing"),
         (
-            good.replace("\"text\"", "\"txt\""),
-            "not a case: unknown field `txt`",
-        ),
-        (
-            good.replace("\"rule\"", "\"ruel\""),
-            "not a case: unknown field `ruel`",
-        ),
-        (
-            good.replace("\"text\":\"x\"", ""),
-            "needs \"text\" or \"messages\"",
-        ),
-        (
-            good.replace(
-                "\"rule\":\"yes\",\"plan\":\"serve\",\"models\":[\"local/small\"]",
-                "",
-            ),
-            "expects nothing",
-        ),
-        (
-            good.replace(
-                "\"request\"",
-                "\"facts\":{\"models\":{\"local/small\":{\"breaker\":\"ajar\"}}},\"request\"",
-            ),
+            good.replace("\"request\"", "\"facts\":{\"models\":{\"local/small\":{\"breaker\":\"ajar\"}}},\"request\""),
             "unknown breaker \"ajar\"",
         ),
         ("{".to_owned(), "not a case: "),
     ] {
         let found = policy.check_cases("c.jsonl", &format!("\n{case}\n"));
         assert_eq!(found.len(), 1, "{case}");
-        assert!(
-            found[0].to_string().contains(wanted),
-            "{} should say {wanted}",
-            found[0]
-        );
+        assert!(found[0].to_string().contains(wanted), "{} should say {wanted}", found[0]);
     }
 }

@@ -114,9 +114,7 @@ impl Signal {
         match self {
             Signal::Json | Signal::Stream => Type::Bool,
             Signal::CodeShare => Type::Double,
-            Signal::Language | Signal::Model | Signal::Tenant | Signal::Text | Signal::Kind => {
-                Type::Text
-            }
+            Signal::Language | Signal::Model | Signal::Tenant | Signal::Text | Signal::Kind => Type::Text,
             _ => Type::Int,
         }
     }
@@ -190,11 +188,7 @@ pub(super) struct Vocabulary<'n> {
 
 impl<'n> Vocabulary<'n> {
     pub(super) fn new(names: &'n Names) -> Self {
-        Vocabulary {
-            names,
-            env: OnceCell::new(),
-            detectors: OnceCell::new(),
-        }
+        Vocabulary { names, env: OnceCell::new(), detectors: OnceCell::new() }
     }
 
     /// The functions and operators of CEL, shared by all conditions of the policy.

@@ -211,7 +211,9 @@ impl Upstream {
         let request = || compose(endpoint, uri, outgoing.headers.clone(), outgoing.body.clone());
         let sent = Instant::now();
         match self.exchange(endpoint, request(), patience).await {
-            Err(failure) if failure.again == Again::Stale && sent.elapsed() < STALE => self.exchange(endpoint, request(), patience).await,
+            Err(failure) if failure.again == Again::Stale && sent.elapsed() < STALE => {
+                self.exchange(endpoint, request(), patience).await
+            }
             other => other,
         }
     }

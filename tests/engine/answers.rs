@@ -65,7 +65,10 @@ fn a_stop_text_that_spans_tokens_ends_the_answer_before_it() {
         let whole = say(&smol, text(PINNED[1], greedy(16))).await;
         assert_eq!(whole.finish, Some(Finish::Length));
         let middle = &whole.text[5..9];
-        assert!(whole.tokens.iter().all(|token| !String::from_utf8_lossy(&token.bytes).contains(middle)), "{middle:?} spans tokens");
+        assert!(
+            whole.tokens.iter().all(|token| !String::from_utf8_lossy(&token.bytes).contains(middle)),
+            "{middle:?} spans tokens"
+        );
         for stop in [vec![middle.to_owned()], vec!["never".into(), middle.to_owned()]] {
             let stopped = say(&smol, text(PINNED[1], Sampling { stop, ..greedy(16) })).await;
             assert_eq!(stopped.text, whole.text[..whole.text.find(middle).expect("it is there")]);
@@ -81,7 +84,8 @@ fn a_stop_text_that_spans_tokens_ends_the_answer_before_it() {
 fn characters_are_never_cut() {
     runtime().block_on(async {
         let smol = smol().await;
-        for prompt in ["你好，世界。我们都是", "😀😃😄😁", "Ελληνικά: αβγ", "日本語のテキスト"] {
+        for prompt in ["你好，世界。我们都是", "😀😃😄😁", "Ελληνικά: αβγ", "日本語のテキスト"]
+        {
             let completion = start(&smol, text(prompt, greedy(40))).await.expect("an answer");
             let mut answer = Answer::default();
             let mut deltas = completion.deltas;
@@ -120,7 +124,9 @@ fn more_choices_than_slots_are_answered_in_waves() {
     runtime().block_on(async {
         let smol = smol().await;
         let sampling = Sampling { n: 11, temperature: Some(0.0), ..greedy(4) };
-        let answer = ask(&smol, text("Waves on the shore of a quiet sea, one after the other, they", sampling)).await.expect("an answer");
+        let answer = ask(&smol, text("Waves on the shore of a quiet sea, one after the other, they", sampling))
+            .await
+            .expect("an answer");
         assert_eq!(answer.choices.len(), 11);
         assert!(answer.choices.iter().all(|choice| choice.finish.is_some() && !choice.text.is_empty()));
     });
@@ -139,7 +145,8 @@ fn completions_answer_every_prompt_and_echo_it() {
         assert!(!answer.choices[2].text.starts_with("One two"));
         assert_eq!(answer.choices[0].text, answer.choices[1].text, "greedy choices are alike");
         assert_eq!(answer.choices[2].text, answer.choices[3].text);
-        let unknown = Text { prompts: vec![Prompt::Tokens(vec![1, 99_999_999])], sampling: greedy(3), ..Text::default() };
+        let unknown =
+            Text { prompts: vec![Prompt::Tokens(vec![1, 99_999_999])], sampling: greedy(3), ..Text::default() };
         let error = refused(&smol, Ask::Text(unknown)).await;
         assert_eq!((error.kind(), error.detail().param.as_deref()), (Kind::Invalid, Some("prompt")));
     });
@@ -149,7 +156,8 @@ fn completions_answer_every_prompt_and_echo_it() {
 fn a_prompt_with_a_known_beginning_is_not_read_again() {
     runtime().block_on(async {
         let smol = smol().await;
-        let story = "The lighthouse keeper counted the ships that passed in the night, and wrote each one down. ".repeat(12);
+        let story =
+            "The lighthouse keeper counted the ships that passed in the night, and wrote each one down. ".repeat(12);
         let first = ask(&smol, text(&story, greedy(4))).await.expect("an answer");
         let second = ask(&smol, text(&format!("{story}Then came the storm"), greedy(4))).await.expect("an answer");
         let shared = second.usage.cached_tokens;

@@ -13,7 +13,8 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 fn similar_texts_have_similar_vectors_of_length_one() {
     runtime().block_on(async {
         let minilm = open(config(MINILM)).await;
-        let inputs = ["How do I reset my password?", "I forgot my password, what now?", "The cat sleeps on the warm roof."];
+        let inputs =
+            ["How do I reset my password?", "I forgot my password, what now?", "The cat sleeps on the warm roof."];
         let answer = ask(&minilm, embed(&inputs)).await.expect("vectors");
         let vectors: Vec<&Vec<f32>> = answer.choices.iter().map(|choice| &choice.vector).collect();
         assert_eq!(vectors.len(), 3);
@@ -32,7 +33,8 @@ fn similar_texts_have_similar_vectors_of_length_one() {
 fn company_does_not_change_a_vector() {
     runtime().block_on(async {
         let minilm = open(config(MINILM)).await;
-        let inputs: Vec<String> = (0..50).map(|n| format!("sentence number {n} {}", "and more words ".repeat(n % 13))).collect();
+        let inputs: Vec<String> =
+            (0..50).map(|n| format!("sentence number {n} {}", "and more words ".repeat(n % 13))).collect();
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let all = ask(&minilm, embed(&inputs)).await.expect("vectors");
         assert_eq!(all.choices.len(), 50);
@@ -50,7 +52,8 @@ fn what_the_model_cannot_embed_is_refused_by_name() {
         let minilm = open(config(MINILM)).await;
         let long = "word ".repeat(600);
         let tokens = |tokens| Ask::Embed(Embed { inputs: vec![Prompt::Tokens(tokens)], ..Embed::default() });
-        let sized = Ask::Embed(Embed { inputs: vec![Prompt::Text("a".into())], dimensions: Some(100), ..Embed::default() });
+        let sized =
+            Ask::Embed(Embed { inputs: vec![Prompt::Text("a".into())], dimensions: Some(100), ..Embed::default() });
         let table = [
             (embed(&[&long]), "input", Some("context_length_exceeded")),
             (embed(&["short", &long]), "input[1]", Some("context_length_exceeded")),
@@ -62,7 +65,11 @@ fn what_the_model_cannot_embed_is_refused_by_name() {
         for (asked, param, code) in table {
             let error = refused(&minilm, asked).await;
             let detail = error.detail();
-            assert_eq!((detail.kind, detail.param.as_deref(), detail.code), (Kind::Invalid, Some(param), code), "{error}");
+            assert_eq!(
+                (detail.kind, detail.param.as_deref(), detail.code),
+                (Kind::Invalid, Some(param), code),
+                "{error}"
+            );
         }
         assert_eq!(minilm.status().queue_depth, 0);
     });

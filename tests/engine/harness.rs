@@ -10,8 +10,8 @@ use weir::backend::{Backend, Call, Completion, Status};
 use weir::error::{Error, Result};
 use weir::local::{Host, ModelConfig};
 use weir::request::{
-    Ask, Chat, ClientBody, Delta, Embed, Finish, Message, ModelId, Part, Prompt, Request, Role, Sampling, TenantId, Text, Token,
-    ToolCall, Usage,
+    Ask, Chat, ClientBody, Delta, Embed, Finish, Message, ModelId, Part, Prompt, Request, Role, Sampling, TenantId,
+    Text, Token, ToolCall, Usage,
 };
 
 pub(crate) const SMOL: &str = "smollm2-135m-instruct-q4_1.gguf";

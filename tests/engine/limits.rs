@@ -114,7 +114,10 @@ fn what_a_local_model_cannot_serve_is_refused_by_name() {
             (Ask::Text(Text { upstream_only: Some("suffix".into()), ..Text::default() }), "suffix"),
             (embed(&["text"]), "model"),
             (text("Hi", biased), "logit_bias"),
-            (Ask::Text(Text { prompts: vec![Prompt::Text(String::new())], sampling: greedy(2), ..Text::default() }), "prompt"),
+            (
+                Ask::Text(Text { prompts: vec![Prompt::Text(String::new())], sampling: greedy(2), ..Text::default() }),
+                "prompt",
+            ),
         ];
         for (asked, param) in table {
             let error = refused(&smol, asked).await;

@@ -69,7 +69,8 @@ fn what_is_wrong_with_a_file_is_told() {
 fn every_problem_is_told_at_once() {
     runtime().block_on(async {
         let nowhere = |name: &str| ModelConfig::new(ModelId::new(name), "nowhere.gguf");
-        let errors = Host::open(vec![nowhere("local/a"), nowhere("local/b")], 1, None).await.expect_err("both are missing");
+        let errors =
+            Host::open(vec![nowhere("local/a"), nowhere("local/b")], 1, None).await.expect_err("both are missing");
         assert_eq!(errors.iter().map(|error| error.model.as_str()).collect::<Vec<_>>(), ["local/a", "local/b"]);
     });
 }

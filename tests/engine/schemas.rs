@@ -39,8 +39,10 @@ fn an_answer_under_a_schema_satisfies_it() {
 fn any_object_is_an_object() {
     runtime().block_on(async {
         let qwen = open(weir::local::ModelConfig { slots: 1, context: Some(1024), ..config(QWEN) }).await;
-        let choice = say(&qwen, formatted("Give me a JSON object with a name and an age.", Format::JsonObject, 120)).await;
-        let value: Value = serde_json::from_str(&choice.text).unwrap_or_else(|error| panic!("{error}: {}", choice.text));
+        let choice =
+            say(&qwen, formatted("Give me a JSON object with a name and an age.", Format::JsonObject, 120)).await;
+        let value: Value =
+            serde_json::from_str(&choice.text).unwrap_or_else(|error| panic!("{error}: {}", choice.text));
         assert!(value.is_object());
     });
 }
@@ -53,9 +55,14 @@ fn nested(depth: usize) -> String {
 
 /// Schemas that mean harm, each with its first characters.
 fn hostile() -> Vec<(String, String)> {
-    let wide: Value = (0..3000).map(|n| (format!("property{n}"), json!({"type": "string"}))).collect::<serde_json::Map<_, _>>().into();
+    let wide: Value = (0..3000)
+        .map(|n| (format!("property{n}"), json!({"type": "string"})))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     let wide = json!({"type": "object", "properties": wide}).to_string();
-    let all_of = json!({"allOf": vec![json!({"anyOf": vec![json!({"type": "object", "properties": {"a": {}}}); 20]}); 20]}).to_string();
+    let all_of =
+        json!({"allOf": vec![json!({"anyOf": vec![json!({"type": "object", "properties": {"a": {}}}); 20]}); 20]})
+            .to_string();
     let schemas = [
         nested(30),
         nested(60),

@@ -1,6 +1,11 @@
 //! What passes through keeps every byte but those that must change.
 
-use super::house::{House, answer, upstream};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use super::house::{House, answer, chat, upstream};
 use crate::fake_upstream::{Answer, Asked, FakeUpstream};
 
 const MODELS: &str = "models = [\"m\"]";
@@ -109,7 +114,7 @@ async fn what_curl_declares_by_default_is_read_as_json() {
     let fake = FakeUpstream::saying(Answer::json(answer("hello"))).await;
     let house = open(&fake).await;
     let form = [("content-type", "application/x-www-form-urlencoded")];
-    let reply = house.post("/v1/chat/completions", &form, super::house::chat("up/m")).await;
+    let reply = house.post("/v1/chat/completions", &form, chat("up/m")).await;
     assert_eq!(reply.json()["choices"][0]["message"]["content"], "hello");
     assert_eq!(fake.asked()[0].headers["content-type"], "application/json");
 }
@@ -122,4 +127,19 @@ async fn connections_to_an_upstream_are_used_again() {
         assert_eq!(house.ask("up/m").await.status, 200);
     }
     assert_eq!((fake.asked().len(), fake.accepted()), (5, 1));
+}
+
+#[tokio::test]
+async fn clients_may_speak_h2_many_requests_at_once_over_one_connection() {
+    let fake = FakeUpstream::saying(Answer::json(answer("hello"))).await;
+    let house = open(&fake).await;
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Full<Bytes>>();
+    let ask = || {
+        let uri = format!("http://{}/v1/chat/completions", house.address);
+        client.request(http::Request::post(uri).body(Full::from(chat("up/m"))).unwrap())
+    };
+    for response in futures::future::join_all((0..20).map(|_| ask())).await {
+        let response = response.unwrap();
+        assert_eq!((response.status().as_u16(), response.version()), (200, http::Version::HTTP_2));
+    }
 }

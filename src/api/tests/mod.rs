@@ -21,56 +21,27 @@ use crate::request::{Delta, Finish, ModelId, Part, Request, TenantId, Token, Usa
 
 /// Reads `body` as a request of this route.
 async fn read(route: Route, body: &str) -> Result<(Request, Shape)> {
-    let limits = Limits {
-        max_body: 1 << 20,
-        policy_headers: vec!["x-team".to_owned()],
-    };
-    let asker = Asker {
-        id: Arc::from("r1"),
-        tenant: TenantId::anonymous(),
-    };
+    let limits = Limits { max_body: 1 << 20, policy_headers: vec!["x-team".to_owned()] };
+    let asker = Asker { id: Arc::from("r1"), tenant: TenantId::anonymous() };
     let mut headers = HeaderMap::new();
     headers.insert("x-team", "red".parse().unwrap());
     headers.insert("x-other", "blue".parse().unwrap());
     headers.insert("authorization", "Bearer k".parse().unwrap());
-    parse(
-        route,
-        &headers,
-        Full::new(Bytes::from(body.to_owned())),
-        &limits,
-        asker,
-    )
-    .await
+    parse(route, &headers, Full::new(Bytes::from(body.to_owned())), &limits, asker).await
 }
 
 /// A shape with nothing asked for beyond the answer.
 fn shape(endpoint: Endpoint, stream: bool) -> Shape {
-    Shape {
-        endpoint,
-        stream,
-        include_usage: false,
-        logprobs: None,
-        id: Arc::from("r1"),
-        created: 1_700_000_000,
-    }
+    Shape { endpoint, stream, include_usage: false, logprobs: None, id: Arc::from("r1"), created: 1_700_000_000 }
 }
 
 fn completion(deltas: BoxStream<'static, Result<Delta>>) -> Completion {
-    Completion {
-        model: ModelId::new("local/small"),
-        headers: HeaderMap::new(),
-        deltas,
-    }
+    Completion { model: ModelId::new("local/small"), headers: HeaderMap::new(), deltas }
 }
 
 /// The answer to a request of this shape, whose story is `cost-usd=0`.
 async fn answer(shape: Shape, deltas: Vec<Result<Delta>>) -> Result<Response<Body>> {
-    respond(
-        completion(stream::iter(deltas).boxed()),
-        shape,
-        Box::new(|| "cost-usd=0".to_owned()),
-    )
-    .await
+    respond(completion(stream::iter(deltas).boxed()), shape, Box::new(|| "cost-usd=0".to_owned())).await
 }
 
 async fn text_of(response: Response<Body>) -> String {
@@ -79,13 +50,7 @@ async fn text_of(response: Response<Body>) -> String {
 }
 
 fn said(choice: u32, text: &str, tokens: Vec<Token>) -> Result<Delta> {
-    Ok(Delta::new(
-        choice,
-        Part::Text {
-            text: text.to_owned(),
-            tokens,
-        },
-    ))
+    Ok(Delta::new(choice, Part::Text { text: text.to_owned(), tokens }))
 }
 
 fn finish(choice: u32, finish: Finish) -> Result<Delta> {
@@ -93,22 +58,11 @@ fn finish(choice: u32, finish: Finish) -> Result<Delta> {
 }
 
 fn end() -> Result<Delta> {
-    Ok(Delta::new(
-        0,
-        Part::End(Some(Usage {
-            prompt_tokens: 9,
-            cached_tokens: 4,
-            completion_tokens: 3,
-        })),
-    ))
+    Ok(Delta::new(0, Part::End(Some(Usage { prompt_tokens: 9, cached_tokens: 4, completion_tokens: 3 }))))
 }
 
 fn raw(json: &str) -> Result<Delta> {
-    Ok(Delta {
-        choice: 0,
-        part: Part::Raw,
-        raw: Some(Bytes::from(json.to_owned())),
-    })
+    Ok(Delta { choice: 0, part: Part::Raw, raw: Some(Bytes::from(json.to_owned())) })
 }
 
 fn token(bytes: &[u8], logprob: f32) -> Token {
@@ -118,19 +72,9 @@ fn token(bytes: &[u8], logprob: f32) -> Token {
         (Bytes::from_static(b"other"), -2.5),
         (Bytes::from_static(b"\xe2"), f32::NEG_INFINITY),
     ];
-    Token {
-        bytes,
-        logprob,
-        margin: 1.0,
-        entropy: 0.5,
-        top,
-        end: false,
-    }
+    Token { bytes, logprob, margin: 1.0, entropy: 0.5, top, end: false }
 }
 
 fn end_of_turn() -> Token {
-    Token {
-        end: true,
-        ..token(b"", -0.125)
-    }
+    Token { end: true, ..token(b"", -0.125) }
 }

@@ -12,8 +12,7 @@ use crate::error::Kind;
 use crate::request::{Ask, Chat, Embed, Format, Prompt, Role, TenantId, Text, ToolChoice};
 
 async fn chat(fields: &str) -> Chat {
-    let body =
-        format!(r#"{{"model":"auto","messages":[{{"role":"user","content":"hi"}}]{fields}}}"#);
+    let body = format!(r#"{{"model":"auto","messages":[{{"role":"user","content":"hi"}}]{fields}}}"#);
     match read(Route::Chat, &body).await.unwrap().0.ask {
         Ask::Chat(chat) => chat,
         other => panic!("{other:?}"),
@@ -21,39 +20,21 @@ async fn chat(fields: &str) -> Chat {
 }
 
 async fn messages(json: &str) -> Chat {
-    match read(
-        Route::Chat,
-        &format!(r#"{{"model":"auto","messages":{json}}}"#),
-    )
-    .await
-    .unwrap()
-    .0
-    .ask
-    {
+    match read(Route::Chat, &format!(r#"{{"model":"auto","messages":{json}}}"#)).await.unwrap().0.ask {
         Ask::Chat(chat) => chat,
         other => panic!("{other:?}"),
     }
 }
 
 async fn text(fields: &str) -> Text {
-    match read(Route::Text, &format!(r#"{{"model":"m",{fields}}}"#))
-        .await
-        .unwrap()
-        .0
-        .ask
-    {
+    match read(Route::Text, &format!(r#"{{"model":"m",{fields}}}"#)).await.unwrap().0.ask {
         Ask::Text(text) => text,
         other => panic!("{other:?}"),
     }
 }
 
 async fn embed(fields: &str) -> Embed {
-    match read(Route::Embed, &format!(r#"{{"model":"m",{fields}}}"#))
-        .await
-        .unwrap()
-        .0
-        .ask
-    {
+    match read(Route::Embed, &format!(r#"{{"model":"m",{fields}}}"#)).await.unwrap().0.ask {
         Ask::Embed(embed) => embed,
         other => panic!("{other:?}"),
     }
@@ -68,10 +49,7 @@ async fn the_head_and_the_places_that_may_change_are_kept() {
     assert_eq!(request.model, "a/b!");
     assert_eq!(part(request.body.model.clone()), r#""a/b\u0021""#);
     assert_eq!(part(request.body.stream.clone().unwrap()), "true");
-    assert_eq!(
-        part(request.body.stream_options.clone().unwrap()),
-        r#"{"include_usage":true}"#
-    );
+    assert_eq!(part(request.body.stream_options.clone().unwrap()), r#"{"include_usage":true}"#);
     assert_eq!(request.body.bytes, body);
     assert!(request.stream && shape.stream && shape.include_usage);
     assert_eq!(request.headers.len(), 1);
@@ -100,25 +78,13 @@ async fn null_is_as_good_as_absent_and_its_place_is_known() {
         "audio",
         "functions",
     ];
-    let fields: String = all
-        .iter()
-        .map(|name| format!(r#","{name}":null"#))
-        .collect();
-    let body =
-        format!(r#"{{"model":"auto","messages":[{{"role":"user","content":"hi"}}]{fields}}}"#);
+    let fields: String = all.iter().map(|name| format!(r#","{name}":null"#)).collect();
+    let body = format!(r#"{{"model":"auto","messages":[{{"role":"user","content":"hi"}}]{fields}}}"#);
     let (request, shape) = read(Route::Chat, &body).await.unwrap();
     assert!(!shape.stream && !request.stream);
     assert_eq!(&body[request.body.stream_options.unwrap()], "null");
-    let Ask::Chat(chat) = request.ask else {
-        panic!()
-    };
-    assert_eq!(
-        chat.sampling,
-        crate::request::Sampling {
-            n: 1,
-            ..Default::default()
-        }
-    );
+    let Ask::Chat(chat) = request.ask else { panic!() };
+    assert_eq!(chat.sampling, crate::request::Sampling { n: 1, ..Default::default() });
     assert_eq!(chat.upstream_only, None);
 }
 
@@ -132,23 +98,14 @@ async fn sampling_is_read_as_given() {
     .await;
     let sampling = chat.sampling;
     assert_eq!(sampling.max_tokens, Some(7));
-    assert_eq!(
-        (sampling.temperature, sampling.top_p),
-        (Some(0.0), Some(1.0))
-    );
+    assert_eq!((sampling.temperature, sampling.top_p), (Some(0.0), Some(1.0)));
     assert_eq!((sampling.top_k, sampling.min_p), (Some(40), Some(0.1)));
     assert_eq!(sampling.seed, Some(u64::MAX));
     assert_eq!(sampling.stop, ["a", "b"]);
-    assert_eq!(
-        (sampling.presence_penalty, sampling.frequency_penalty),
-        (Some(-2.0), Some(2.0))
-    );
+    assert_eq!((sampling.presence_penalty, sampling.frequency_penalty), (Some(-2.0), Some(2.0)));
     assert_eq!(sampling.repeat_penalty, Some(1.1));
     assert_eq!(sampling.logit_bias, [(50256, -100.0), (1, 2.5)]);
-    assert_eq!(
-        (sampling.n, sampling.logprobs, sampling.top_logprobs),
-        (128, true, 20)
-    );
+    assert_eq!((sampling.n, sampling.logprobs, sampling.top_logprobs), (128, true, 20));
 }
 
 #[tokio::test]
@@ -165,24 +122,13 @@ async fn messages_are_read_in_every_form() {
         {"role":"assistant","refusal":"no"}]"#,
     )
     .await;
-    let [system, user, calls, tool, function, refusal] = &chat.messages[..] else {
-        panic!()
-    };
-    assert_eq!(
-        (system.role, system.text.as_str(), system.name.as_deref()),
-        (Role::System, "rules", Some("op"))
-    );
+    let [system, user, calls, tool, function, refusal] = &chat.messages[..] else { panic!() };
+    assert_eq!((system.role, system.text.as_str(), system.name.as_deref()), (Role::System, "rules", Some("op")));
     assert_eq!(user.text, "look: \"x\"\nand");
     assert_eq!((user.images, user.other_parts), (1, 3));
     assert!(calls.text.is_empty() && calls.tool_calls.as_ref().unwrap().get().contains("c1"));
-    assert_eq!(
-        (tool.role, tool.tool_call_id.as_deref()),
-        (Role::Tool, Some("c1"))
-    );
-    assert_eq!(
-        (function.role, function.name.as_deref()),
-        (Role::Tool, Some("g"))
-    );
+    assert_eq!((tool.role, tool.tool_call_id.as_deref()), (Role::Tool, Some("c1")));
+    assert_eq!((function.role, function.name.as_deref()), (Role::Tool, Some("g")));
     assert_eq!(refusal.text, "no");
     assert_eq!(chat.upstream_only, None);
 }
@@ -195,44 +141,16 @@ async fn tools_are_counted_and_the_choice_is_read() {
     assert_eq!((tools.count, tools.choice), (1, ToolChoice::Auto));
     assert!(tools.raw.get().starts_with(r#"[{"type""#));
     let named = r#","tool_choice":{"type":"function","function":{"name":"f"}}"#;
-    assert_eq!(
-        chat(&with(named)).await.tools.unwrap().choice,
-        ToolChoice::Function("f".to_owned())
-    );
-    assert_eq!(
-        chat(&with(r#","tool_choice":"required""#))
-            .await
-            .tools
-            .unwrap()
-            .choice,
-        ToolChoice::Required
-    );
-    assert!(
-        chat(&with(r#","tool_choice":"none""#))
-            .await
-            .tools
-            .is_none()
-    );
-    assert!(
-        chat(r#","tools":[],"tool_choice":"auto""#)
-            .await
-            .tools
-            .is_none()
-    );
+    assert_eq!(chat(&with(named)).await.tools.unwrap().choice, ToolChoice::Function("f".to_owned()));
+    assert_eq!(chat(&with(r#","tool_choice":"required""#)).await.tools.unwrap().choice, ToolChoice::Required);
+    assert!(chat(&with(r#","tool_choice":"none""#)).await.tools.is_none());
+    assert!(chat(r#","tools":[],"tool_choice":"auto""#).await.tools.is_none());
 }
 
 #[tokio::test]
 async fn the_form_of_the_answer_is_read() {
-    assert!(matches!(
-        chat(r#","response_format":{"type":"text"}"#).await.format,
-        Format::Text
-    ));
-    assert!(matches!(
-        chat(r#","response_format":{"type":"json_object"}"#)
-            .await
-            .format,
-        Format::JsonObject
-    ));
+    assert!(matches!(chat(r#","response_format":{"type":"text"}"#).await.format, Format::Text));
+    assert!(matches!(chat(r#","response_format":{"type":"json_object"}"#).await.format, Format::JsonObject));
     let given = r#","response_format":{"type":"json_schema","json_schema":{"name":"s","schema":{"type":"object"}}}"#;
     match chat(given).await.format {
         Format::JsonSchema(schema) => assert_eq!(schema.get(), r#"{"type":"object"}"#),
@@ -249,64 +167,27 @@ async fn what_only_an_upstream_knows_is_noted_and_not_refused() {
         (r#","prediction":{}"#, Some("prediction")),
         (r#","web_search_options":{}"#, Some("web_search_options")),
         (r#","functions":[],"audio":{}"#, Some("functions")),
-        (
-            r#","tools":[{"type":"custom","custom":{"name":"x"}}]"#,
-            Some("tools"),
-        ),
+        (r#","tools":[{"type":"custom","custom":{"name":"x"}}]"#, Some("tools")),
         (
             r#","tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"allowed_tools"}"#,
             Some("tool_choice"),
         ),
-        (
-            r#","reasoning_effort":"low","service_tier":"auto","store":true,"metadata":{"a":"b"},"verbosity":1"#,
-            None,
-        ),
+        (r#","reasoning_effort":"low","service_tier":"auto","store":true,"metadata":{"a":"b"},"verbosity":1"#, None),
     ] {
-        assert_eq!(
-            chat(fields).await.upstream_only.as_deref(),
-            only,
-            "{fields}"
-        );
+        assert_eq!(chat(fields).await.upstream_only.as_deref(), only, "{fields}");
     }
-    assert_eq!(
-        text(r#""prompt":"a","suffix":"b""#)
-            .await
-            .upstream_only
-            .as_deref(),
-        Some("suffix")
-    );
-    assert_eq!(
-        text(r#""prompt":"a","best_of":2"#)
-            .await
-            .upstream_only
-            .as_deref(),
-        Some("best_of")
-    );
-    assert_eq!(
-        text(r#""prompt":"a","best_of":1"#).await.upstream_only,
-        None
-    );
+    assert_eq!(text(r#""prompt":"a","suffix":"b""#).await.upstream_only.as_deref(), Some("suffix"));
+    assert_eq!(text(r#""prompt":"a","best_of":2"#).await.upstream_only.as_deref(), Some("best_of"));
+    assert_eq!(text(r#""prompt":"a","best_of":1"#).await.upstream_only, None);
 }
 
 #[tokio::test]
 async fn prompts_and_inputs_are_read_in_every_form() {
     let one = |text: &str| Prompt::Text(text.to_owned());
-    assert_eq!(
-        text(r#""prompt":"a","echo":true"#).await.prompts,
-        [one("a")]
-    );
-    assert_eq!(
-        text(r#""prompt":["a",""]"#).await.prompts,
-        [one("a"), one("")]
-    );
-    assert_eq!(
-        text(r#""prompt":[1,2]"#).await.prompts,
-        [Prompt::Tokens(vec![1, 2])]
-    );
-    assert_eq!(
-        text(r#""prompt":[[1],[2,3]]"#).await.prompts,
-        [Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])]
-    );
+    assert_eq!(text(r#""prompt":"a","echo":true"#).await.prompts, [one("a")]);
+    assert_eq!(text(r#""prompt":["a",""]"#).await.prompts, [one("a"), one("")]);
+    assert_eq!(text(r#""prompt":[1,2]"#).await.prompts, [Prompt::Tokens(vec![1, 2])]);
+    assert_eq!(text(r#""prompt":[[1],[2,3]]"#).await.prompts, [Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])]);
     let probable = text(r#""prompt":"a","logprobs":0"#).await.sampling;
     assert_eq!((probable.logprobs, probable.top_logprobs), (true, 0));
     let embed = embed(r#""input":["a","b"],"encoding_format":"base64","dimensions":3"#).await;
@@ -316,99 +197,46 @@ async fn prompts_and_inputs_are_read_in_every_form() {
 
 #[tokio::test]
 async fn a_body_in_pieces_is_joined_and_one_in_a_piece_is_not_copied() {
-    let limits = Limits {
-        max_body: 100,
-        policy_headers: Vec::new(),
-    };
-    let asker = || Asker {
-        id: "r".into(),
-        tenant: TenantId::anonymous(),
-    };
+    let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+    let asker = || Asker { id: "r".into(), tenant: TenantId::anonymous() };
     let json = r#"{"model":"m","input":"é"}"#;
-    let pieces: Vec<Result<Frame<Bytes>, std::io::Error>> = json
-        .as_bytes()
-        .chunks(3)
-        .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
-        .collect();
+    let pieces: Vec<Result<Frame<Bytes>, std::io::Error>> =
+        json.as_bytes().chunks(3).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
     let body = StreamBody::new(stream::iter(pieces));
-    let (request, _) = parse(Route::Embed, &HeaderMap::new(), body, &limits, asker())
-        .await
-        .unwrap();
+    let (request, _) = parse(Route::Embed, &HeaderMap::new(), body, &limits, asker()).await.unwrap();
     assert_eq!(request.body.bytes, json);
 
     let whole = Bytes::from_static(json.as_bytes());
     let body = Full::new(whole.clone());
-    let (request, _) = parse(Route::Embed, &HeaderMap::new(), body, &limits, asker())
-        .await
-        .unwrap();
+    let (request, _) = parse(Route::Embed, &HeaderMap::new(), body, &limits, asker()).await.unwrap();
     assert_eq!(request.body.bytes.as_ptr(), whole.as_ptr());
 }
 
 #[tokio::test]
 async fn a_body_without_declared_length_is_cut_off_at_the_cap() {
-    let limits = Limits {
-        max_body: 100,
-        policy_headers: Vec::new(),
-    };
-    let asker = Asker {
-        id: "r".into(),
-        tenant: TenantId::anonymous(),
-    };
-    let endless = stream::repeat_with(|| {
-        Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"          ")))
-    });
-    let error = parse(
-        Route::Chat,
-        &HeaderMap::new(),
-        StreamBody::new(endless),
-        &limits,
-        asker,
-    )
-    .await
-    .unwrap_err();
+    let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+    let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
+    let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"          "))));
+    let error = parse(Route::Chat, &HeaderMap::new(), StreamBody::new(endless), &limits, asker).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TooLarge);
 }
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_the_client_leaving() {
-    let limits = Limits {
-        max_body: 100,
-        policy_headers: Vec::new(),
-    };
-    let asker = Asker {
-        id: "r".into(),
-        tenant: TenantId::anonymous(),
-    };
-    let pieces = [
-        Ok(Frame::data(Bytes::from_static(b"{"))),
-        Err(std::io::Error::other("reset")),
-    ];
+    let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+    let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
+    let pieces = [Ok(Frame::data(Bytes::from_static(b"{"))), Err(std::io::Error::other("reset"))];
     let body = StreamBody::new(stream::iter(pieces));
-    let error = parse(Route::Chat, &HeaderMap::new(), body, &limits, asker)
-        .await
-        .unwrap_err();
+    let error = parse(Route::Chat, &HeaderMap::new(), body, &limits, asker).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Canceled);
 }
 
 #[tokio::test]
 async fn what_curl_declares_is_taken_if_it_is_an_object() {
-    let limits = Limits {
-        max_body: 100,
-        policy_headers: Vec::new(),
-    };
-    let asker = Asker {
-        id: "r".into(),
-        tenant: TenantId::anonymous(),
-    };
+    let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+    let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
     let mut headers = HeaderMap::new();
-    headers.insert(
-        "content-type",
-        "application/x-www-form-urlencoded".parse().unwrap(),
-    );
+    headers.insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
     let body = Full::new(Bytes::from_static(br#" {"model":"m","input":"a"}"#));
-    assert!(
-        parse(Route::Embed, &headers, body, &limits, asker)
-            .await
-            .is_ok()
-    );
+    assert!(parse(Route::Embed, &headers, body, &limits, asker).await.is_ok());
 }

@@ -13,36 +13,16 @@ async fn every_kind_has_its_status_type_and_code() {
     use {Kind as K, Origin as O};
     for (kind, origin, expected) in [
         (K::Invalid, O::Client, "400 invalid_request_error -"),
-        (
-            K::Unauthenticated,
-            O::Client,
-            "401 authentication_error invalid_api_key",
-        ),
+        (K::Unauthenticated, O::Client, "401 authentication_error invalid_api_key"),
         (K::Forbidden, O::Gateway, "403 permission_error forbidden"),
         (K::NotFound, O::Client, "404 not_found_error not_found"),
-        (
-            K::TooLarge,
-            O::Client,
-            "413 invalid_request_error too_large",
-        ),
-        (
-            K::RateLimited,
-            O::Upstream,
-            "429 rate_limit_error rate_limit_exceeded",
-        ),
-        (
-            K::OverBudget,
-            O::Gateway,
-            "429 rate_limit_error insufficient_quota",
-        ),
+        (K::TooLarge, O::Client, "413 invalid_request_error too_large"),
+        (K::RateLimited, O::Upstream, "429 rate_limit_error rate_limit_exceeded"),
+        (K::OverBudget, O::Gateway, "429 rate_limit_error insufficient_quota"),
         (K::Overloaded, O::Local, "429 rate_limit_error overloaded"),
         (K::Timeout, O::Upstream, "504 server_error timeout"),
         (K::Unavailable, O::Local, "503 server_error unavailable"),
-        (
-            K::Unavailable,
-            O::Upstream,
-            "502 server_error upstream_unavailable",
-        ),
+        (K::Unavailable, O::Upstream, "502 server_error upstream_unavailable"),
         (K::Canceled, O::Client, "499 invalid_request_error canceled"),
         (K::Internal, O::Gateway, "500 server_error internal"),
     ] {
@@ -50,37 +30,24 @@ async fn every_kind_has_its_status_type_and_code() {
         let status = response.status().as_u16();
         assert_eq!(response.headers()["x-weir-origin"], origin.name());
         assert_eq!(response.headers()["content-type"], "application/json");
-        assert_eq!(
-            response.headers().contains_key("www-authenticate"),
-            status == 401
-        );
+        assert_eq!(response.headers().contains_key("www-authenticate"), status == 401);
         let json: serde_json::Value = serde_json::from_str(&text_of(response).await).unwrap();
         let error = json["error"].as_object().unwrap();
         let text = |name: &str| error[name].as_str().unwrap_or("-");
-        assert_eq!(
-            format!("{status} {} {}", text("type"), text("code")),
-            expected
-        );
-        assert_eq!(
-            (text("message"), text("param"), error.len()),
-            ("why \"x\"", "-", 4)
-        );
+        assert_eq!(format!("{status} {} {}", text("type"), text("code")), expected);
+        assert_eq!((text("message"), text("param"), error.len()), ("why \"x\"", "-", 4));
     }
 }
 
 #[tokio::test]
 async fn an_errors_own_code_and_status_win_and_the_type_follows_the_status() {
-    let error = Error::new(Kind::Forbidden, Origin::Gateway, "later")
-        .code("policy")
-        .status(StatusCode::TOO_MANY_REQUESTS);
+    let error =
+        Error::new(Kind::Forbidden, Origin::Gateway, "later").code("policy").status(StatusCode::TOO_MANY_REQUESTS);
     let response = reject(&error);
     assert_eq!(response.status(), 429);
     let json: serde_json::Value = serde_json::from_str(&text_of(response).await).unwrap();
     assert_eq!(
-        (
-            json["error"]["type"].as_str(),
-            json["error"]["code"].as_str()
-        ),
+        (json["error"]["type"].as_str(), json["error"]["code"].as_str()),
         (Some("rate_limit_error"), Some("policy"))
     );
 }
@@ -100,7 +67,9 @@ fn teapot(content_type: &str, body: &'static str) -> Error {
     headers.insert("retry-after", "9".parse().unwrap());
     headers.insert("x-ratelimit-limit-requests", "5".parse().unwrap());
     let passed = Passed { status: StatusCode::IM_A_TEAPOT, headers, body: Bytes::from_static(body.as_bytes()) };
-    Error::new(Kind::RateLimited, Origin::Upstream, "status 418").retry(Retry::After(Duration::from_secs(1))).passed(passed)
+    Error::new(Kind::RateLimited, Origin::Upstream, "status 418")
+        .retry(Retry::After(Duration::from_secs(1)))
+        .passed(passed)
 }
 
 #[tokio::test]
@@ -139,17 +108,8 @@ async fn routes_are_read_and_an_id_may_hold_slashes() {
     for path in ["/v1/models/up/local/large", "/v1/models/up%2Flocal%2flarge"] {
         assert_eq!(get(path), Route::Model("up/local/large".to_owned()));
     }
-    assert_eq!(
-        route(&Method::POST, "/v1/chat/completions").unwrap(),
-        Route::Chat
-    );
-    assert_eq!(
-        route(&Method::POST, "/v1/completions").unwrap(),
-        Route::Text
-    );
-    assert_eq!(
-        route(&Method::POST, "/v1/embeddings").unwrap(),
-        Route::Embed
-    );
+    assert_eq!(route(&Method::POST, "/v1/chat/completions").unwrap(), Route::Chat);
+    assert_eq!(route(&Method::POST, "/v1/completions").unwrap(), Route::Text);
+    assert_eq!(route(&Method::POST, "/v1/embeddings").unwrap(), Route::Embed);
     assert!(route(&Method::GET, "/v1/models/").is_err());
 }

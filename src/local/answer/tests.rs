@@ -3,7 +3,18 @@
 use super::*;
 
 /// Token 0 ends the turn.
-const PIECES: [&[u8]; 10] = [b"", b"one", b" two", b" three", b"\xe4\xb8", b"\xad", b"<tool_call>", b"{\"name\": \"now\", ", b"\"arguments\": {}}", b"</tool_call>"];
+const PIECES: [&[u8]; 10] = [
+    b"",
+    b"one",
+    b" two",
+    b" three",
+    b"\xe4\xb8",
+    b"\xad",
+    b"<tool_call>",
+    b"{\"name\": \"now\", ",
+    b"\"arguments\": {}}",
+    b"</tool_call>",
+];
 
 fn vocabulary() -> Arc<Vocabulary> {
     Arc::new(Vocabulary::new(PIECES.iter().map(|piece| piece.to_vec()), vec![0]))
@@ -36,7 +47,10 @@ fn run(mut answer: Answer, tokens: &[u32]) -> (Vec<Part>, usize) {
 }
 
 fn text(parts: &[Part]) -> String {
-    parts.iter().filter_map(|part| if let Part::Text { text, .. } = part { Some(text.as_str()) } else { None }).collect()
+    parts
+        .iter()
+        .filter_map(|part| if let Part::Text { text, .. } = part { Some(text.as_str()) } else { None })
+        .collect()
 }
 
 fn count(parts: &[Part]) -> usize {
@@ -80,7 +94,8 @@ fn each_token_comes_with_its_score_even_while_its_text_is_held_back() {
 fn calls_are_no_text_and_change_the_finish() {
     let terms = Terms { tools: Some(vec!["now".into()]), ..terms(greedy()) };
     let (parts, _) = run(Answer::new(&terms, 0, 9, vocabulary()), &[6, 7, 8, 9, 0]);
-    let calls: Vec<&ToolCall> = parts.iter().filter_map(|part| if let Part::ToolCall(call) = part { Some(call) } else { None }).collect();
+    let calls: Vec<&ToolCall> =
+        parts.iter().filter_map(|part| if let Part::ToolCall(call) = part { Some(call) } else { None }).collect();
     assert_eq!((calls.len(), calls[0].name.as_str(), calls[0].arguments.as_str()), (1, "now", "{}"));
     assert!(calls[0].id.starts_with("call_"));
     assert_eq!((text(&parts).as_str(), count(&parts), finish(&parts)), ("", 5, Finish::ToolCalls));

@@ -30,10 +30,7 @@ pub(crate) struct TokenScore {
 /// log-probability is -9999, margin and entropy are 0.
 pub(crate) fn score(logits: &[f32], token: u32, top: usize) -> TokenScore {
     let best = best(logits, top.max(2));
-    let logit = logits
-        .get(token as usize)
-        .copied()
-        .unwrap_or(f32::NEG_INFINITY);
+    let logit = logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
     score_among(logits, &best, logit, top)
 }
 
@@ -50,17 +47,8 @@ fn score_among(logits: &[f32], best: &[(u32, f32)], logit: f32, top: usize) -> T
     let second = best.get(1).map_or(f32::NEG_INFINITY, |(_, logit)| *logit);
     let (sum, weighted) = sums(logits, max);
     if !(max.is_finite() && sum > 0.0) {
-        let top = best
-            .iter()
-            .take(top)
-            .map(|(token, _)| (*token, FLOOR))
-            .collect();
-        return TokenScore {
-            logprob: FLOOR,
-            margin: 0.0,
-            entropy: 0.0,
-            top,
-        };
+        let top = best.iter().take(top).map(|(token, _)| (*token, FLOOR)).collect();
+        return TokenScore { logprob: FLOOR, margin: 0.0, entropy: 0.0, top };
     }
     let log_sum = sum.ln();
     let logprob = |logit: f32| {
@@ -71,11 +59,7 @@ fn score_among(logits: &[f32], best: &[(u32, f32)], logit: f32, top: usize) -> T
         logprob: logprob(logit),
         margin: (max - second).min(-FLOOR),
         entropy: (log_sum - weighted / sum).max(0.0) as f32,
-        top: best
-            .iter()
-            .take(top)
-            .map(|(token, logit)| (*token, logprob(*logit)))
-            .collect(),
+        top: best.iter().take(top).map(|(token, logit)| (*token, logprob(*logit))).collect(),
     }
 }
 
@@ -92,11 +76,7 @@ fn best(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
                 let place = best.partition_point(|(_, better)| better >= logit);
                 best.insert(place, (id as u32, *logit));
                 best.truncate(count);
-                least = if best.len() < count {
-                    f32::NEG_INFINITY
-                } else {
-                    best[count - 1].1
-                };
+                least = if best.len() < count { f32::NEG_INFINITY } else { best[count - 1].1 };
             }
         }
     }
@@ -105,10 +85,7 @@ fn best(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
 
 /// The greatest logit; minus infinity for none. NaN is ignored.
 pub(super) fn maximum(logits: &[f32]) -> f32 {
-    logits
-        .chunks(BLOCK)
-        .map(block_max)
-        .fold(f32::NEG_INFINITY, greater)
+    logits.chunks(BLOCK).map(block_max).fold(f32::NEG_INFINITY, greater)
 }
 
 /// The greatest of a block; minus infinity for none. NaN is ignored.
@@ -120,11 +97,7 @@ pub(super) fn block_max(block: &[f32]) -> f32 {
             *lane = greater(*lane, *x);
         }
     }
-    lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, greater)
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, greater)
 }
 
 /// The second if it is greater: one instruction, and NaN never wins.

@@ -12,10 +12,7 @@ fn run(stops: &[&str], pushes: &[&[u8]]) -> (String, bool) {
     let mut stopped = false;
     for push in pushes {
         let emitted = out.push(push);
-        assert!(
-            !stopped || emitted.text.is_empty(),
-            "text after the stop: {emitted:?}"
-        );
+        assert!(!stopped || emitted.text.is_empty(), "text after the stop: {emitted:?}");
         text.push_str(&emitted.text);
         stopped = emitted.stopped;
     }
@@ -73,48 +70,21 @@ fn stops_end_the_text_where_they_should() {
     ];
     for (stops, text, wanted, stopped) in table {
         let whole = run(stops, &[text.as_bytes()]);
-        assert_eq!(
-            whole,
-            ((*wanted).to_owned(), *stopped),
-            "{stops:?} in {text:?}"
-        );
+        assert_eq!(whole, ((*wanted).to_owned(), *stopped), "{stops:?} in {text:?}");
         let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
-        assert_eq!(
-            run(stops, &bytes),
-            whole,
-            "{stops:?} in {text:?}, byte by byte"
-        );
+        assert_eq!(run(stops, &bytes), whole, "{stops:?} in {text:?}, byte by byte");
     }
 }
 
 #[test]
 fn any_cutting_into_pushes_gives_the_same_text() {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
-    let pieces: [&[u8]; 9] = [
-        b"a",
-        b"b",
-        b"ab",
-        "é".as_bytes(),
-        "€".as_bytes(),
-        "😀".as_bytes(),
-        b"\xff",
-        b"\xe2\x82",
-        b"\x80",
-    ];
-    let stops: [&[&str]; 6] = [
-        &[],
-        &["abab"],
-        &["aab", "b€"],
-        &["€€", "éb", "baa"],
-        &["\u{fffd}a"],
-        &["aba", "bab"],
-    ];
+    let pieces: [&[u8]; 9] =
+        [b"a", b"b", b"ab", "é".as_bytes(), "€".as_bytes(), "😀".as_bytes(), b"\xff", b"\xe2\x82", b"\x80"];
+    let stops: [&[&str]; 6] = [&[], &["abab"], &["aab", "b€"], &["€€", "éb", "baa"], &["\u{fffd}a"], &["aba", "bab"]];
     for round in 0..3000 {
         let count = random.random_range(0..14);
-        let stream: Vec<u8> = (0..count)
-            .flat_map(|_| pieces[random.random_range(0..pieces.len())])
-            .copied()
-            .collect();
+        let stream: Vec<u8> = (0..count).flat_map(|_| pieces[random.random_range(0..pieces.len())]).copied().collect();
         let stops = stops[round % stops.len()];
         let whole = run(stops, &[&stream]);
         if stops.is_empty() {
@@ -127,11 +97,7 @@ fn any_cutting_into_pushes_gives_the_same_text() {
             pushes.push(push);
             rest = after;
         }
-        assert_eq!(
-            run(stops, &pushes).0,
-            whole.0,
-            "{stops:?} in {stream:x?} cut as {pushes:x?}"
-        );
+        assert_eq!(run(stops, &pushes).0, whole.0, "{stops:?} in {stream:x?} cut as {pushes:x?}");
     }
 }
 

@@ -21,11 +21,7 @@ pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     }
     options.assert_all_used()?;
     let mut bytes = Vec::new();
-    let style = Dumps {
-        indent,
-        level: 0,
-        filled: false,
-    };
+    let style = Dumps { indent, level: 0, filled: false };
     let written = value.serialize(&mut Serializer::with_formatter(&mut bytes, style));
     let failed = |message: String| Error::new(ErrorKind::BadSerialization, message);
     written.map_err(|error| failed(error.to_string()))?;
@@ -136,9 +132,7 @@ fn repr(value: f64) -> String {
 
 /// The function `strftime_now(format)`.
 pub(super) fn strftime_now(format: &str) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     strftime(format, now.as_secs())
 }
 
@@ -157,15 +151,7 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 /// From the day of the epoch on.
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
+const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
 /// The moment in this format, in UTC. Knows `%a %A %b %B %d %e %H %I %j %m %M %p %S %y %Y %%` and
 /// `%-…` without leading zeros; leaves others as they are.
@@ -179,9 +165,7 @@ fn strftime(format: &str, unix_seconds: u64) -> String {
             None => (false, after),
         };
         let mut letters = after.chars();
-        let field = letters
-            .next()
-            .and_then(|letter| field(letter, unix_seconds));
+        let field = letters.next().and_then(|letter| field(letter, unix_seconds));
         match field {
             Some(text) if bare => out.push_str(text.trim_start_matches(['0', ' '])),
             Some(text) => out.push_str(&text),
@@ -198,11 +182,7 @@ fn strftime(format: &str, unix_seconds: u64) -> String {
 
 fn field(letter: char, unix_seconds: u64) -> Option<String> {
     let days = unix_seconds / 86_400;
-    let (hour, minute, second) = (
-        unix_seconds / 3600 % 24,
-        unix_seconds / 60 % 60,
-        unix_seconds % 60,
-    );
+    let (hour, minute, second) = (unix_seconds / 3600 % 24, unix_seconds / 60 % 60, unix_seconds % 60);
     let (year, month, day) = date(days);
     let month_name = MONTHS[month as usize - 1];
     let day_name = DAYS[(days % 7) as usize];
@@ -288,26 +268,10 @@ mod tests {
         // Each checked against datetime.fromtimestamp(…, timezone.utc).strftime(…).
         let all = "%Y-%m-%d %H:%M:%S %a %A %b %B %y %j %I %p %e %%";
         for (seconds, format, wanted) in [
-            (
-                0,
-                all,
-                "1970-01-01 00:00:00 Thu Thursday Jan January 70 001 12 AM  1 %",
-            ),
-            (
-                951_827_696,
-                all,
-                "2000-02-29 12:34:56 Tue Tuesday Feb February 00 060 12 PM 29 %",
-            ),
-            (
-                1_735_689_599,
-                all,
-                "2024-12-31 23:59:59 Tue Tuesday Dec December 24 366 11 PM 31 %",
-            ),
-            (
-                4_107_542_400,
-                all,
-                "2100-03-01 00:00:00 Mon Monday Mar March 00 060 12 AM  1 %",
-            ),
+            (0, all, "1970-01-01 00:00:00 Thu Thursday Jan January 70 001 12 AM  1 %"),
+            (951_827_696, all, "2000-02-29 12:34:56 Tue Tuesday Feb February 00 060 12 PM 29 %"),
+            (1_735_689_599, all, "2024-12-31 23:59:59 Tue Tuesday Dec December 24 366 11 PM 31 %"),
+            (4_107_542_400, all, "2100-03-01 00:00:00 Mon Monday Mar March 00 060 12 AM  1 %"),
             (1_721_952_000, "%d %b %Y", "26 Jul 2024"),
             (1_720_000_000, "%-d.%-m.%Y", "3.7.2024"),
             (0, "no fields, é %Q %-Q %", "no fields, é %Q %-Q %"),

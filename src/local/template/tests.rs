@@ -9,10 +9,8 @@ use crate::error::{Kind, Origin, Retry};
 use crate::request::{Chat, Message, Role, ToolChoice, Tools};
 
 const SMOLLM2: &str = include_str!("../../../tests/fixtures/templates/smollm2-135m-instruct.jinja");
-const CODER_05: &str =
-    include_str!("../../../tests/fixtures/templates/qwen2.5-coder-0.5b-instruct.jinja");
-const CODER_15: &str =
-    include_str!("../../../tests/fixtures/templates/qwen2.5-coder-1.5b-instruct.jinja");
+const CODER_05: &str = include_str!("../../../tests/fixtures/templates/qwen2.5-coder-0.5b-instruct.jinja");
+const CODER_15: &str = include_str!("../../../tests/fixtures/templates/qwen2.5-coder-1.5b-instruct.jinja");
 const PYTHONIC: &str = include_str!("../../../tests/fixtures/templates/pythonic.jinja");
 const CASES: &str = include_str!("../../../tests/fixtures/templates/cases.json");
 
@@ -55,28 +53,17 @@ fn message(wire: Wire) -> Message {
 
 fn offered(raw: Box<RawValue>) -> Tools {
     let count = from_str::<Vec<Json>>(raw.get()).unwrap().len();
-    Tools {
-        raw,
-        count,
-        choice: ToolChoice::Auto,
-    }
+    Tools { raw, count, choice: ToolChoice::Auto }
 }
 
 fn chat(messages: Vec<Wire>, tools: Option<Box<RawValue>>) -> Chat {
     let messages = messages.into_iter().map(message).collect();
-    Chat {
-        messages,
-        tools: tools.map(offered),
-        ..Chat::default()
-    }
+    Chat { messages, tools: tools.map(offered), ..Chat::default() }
 }
 
 /// One user message.
 fn question() -> Chat {
-    chat(
-        from_str(r#"[{"role": "user", "content": "Hi"}]"#).unwrap(),
-        None,
-    )
+    chat(from_str(r#"[{"role": "user", "content": "Hi"}]"#).unwrap(), None)
 }
 
 fn compile(source: &str) -> Template {
@@ -114,10 +101,7 @@ fn a_template_that_ignores_tools_does_not_support_them() {
         (CODER_05, true),
         (CODER_15, true),
         (PYTHONIC, true),
-        (
-            "{% if tools %}{{ raise_exception('no tools') }}{% endif %}",
-            false,
-        ),
+        ("{% if tools %}{{ raise_exception('no tools') }}{% endif %}", false),
     ] {
         assert_eq!(compile(source).supports_tools(), wanted, "{source}");
     }
@@ -127,16 +111,9 @@ fn a_template_that_ignores_tools_does_not_support_them() {
 fn tools_of_an_empty_offer_are_not_rendered() {
     let mut with_none = question();
     let raw = RawValue::from_string("[{\"never\": \"shown\"}]".to_owned()).unwrap();
-    with_none.tools = Some(Tools {
-        raw,
-        count: 0,
-        choice: ToolChoice::Auto,
-    });
+    with_none.tools = Some(Tools { raw, count: 0, choice: ToolChoice::Auto });
     let template = compile(CODER_05);
-    assert_eq!(
-        template.render(&with_none).unwrap(),
-        template.render(&question()).unwrap()
-    );
+    assert_eq!(template.render(&with_none).unwrap(), template.render(&question()).unwrap());
 }
 
 #[test]
@@ -164,10 +141,7 @@ fn a_template_that_never_ends_runs_out_of_fuel() {
     let source = "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}{% endfor %}{% endfor %}{% endfor %}";
     let mut template = compile("");
     template.environment.set_fuel(Some(100_000));
-    template
-        .environment
-        .add_template_owned(super::NAME, source)
-        .unwrap();
+    template.environment.add_template_owned(super::NAME, source).unwrap();
     let error = template.render(&question()).unwrap_err();
     assert!(error.detail().message.contains("fuel"), "{error}");
     assert_eq!(compile("x").environment.fuel(), Some(super::FUEL));
@@ -177,19 +151,12 @@ fn a_template_that_never_ends_runs_out_of_fuel() {
 fn arguments_that_are_no_object_stay_as_they_are() {
     let messages = r#"[{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "not json"}}, {"id": 1}]}]"#;
     let template = compile("{{ messages[0].tool_calls | tojson }}");
-    let prompt = template
-        .render(&chat(from_str(messages).unwrap(), None))
-        .unwrap();
-    assert_eq!(
-        prompt,
-        r#"[{"function": {"name": "f", "arguments": "not json"}}, {"id": 1}]"#
-    );
+    let prompt = template.render(&chat(from_str(messages).unwrap(), None)).unwrap();
+    assert_eq!(prompt, r#"[{"function": {"name": "f", "arguments": "not json"}}, {"id": 1}]"#);
 }
 
 #[test]
 fn the_date_of_today_can_be_asked_for() {
-    let prompt = compile("{{ strftime_now('%Y') }}")
-        .render(&question())
-        .unwrap();
+    let prompt = compile("{{ strftime_now('%Y') }}").render(&question()).unwrap();
     assert!(prompt.parse::<u32>().unwrap() >= 2025, "{prompt}");
 }

@@ -10,10 +10,7 @@ fn text(text: &str) -> Piece {
 }
 
 fn call(name: &str, arguments: &str) -> Piece {
-    Piece::Call {
-        name: name.to_owned(),
-        arguments: arguments.to_owned(),
-    }
+    Piece::Call { name: name.to_owned(), arguments: arguments.to_owned() }
 }
 
 /// All pieces of these pushes, neighbouring texts joined.
@@ -53,10 +50,7 @@ fn texts() -> Vec<(&'static str, Vec<Piece>)> {
         "{\"answer\": 42}",
         "{}",
     ];
-    answers
-        .into_iter()
-        .map(|answer| (answer, vec![text(answer)]))
-        .collect()
+    answers.into_iter().map(|answer| (answer, vec![text(answer)])).collect()
 }
 
 /// Answers with calls, and their pieces.
@@ -72,33 +66,14 @@ fn calls() -> Vec<(&'static str, Vec<Piece>)> {
             "<tool_call>{\"name\": \"weather\", \"parameters\": {\"city\": \"Oslo\"}}</tool_call>",
             vec![call("weather", city)],
         ),
-        (
-            "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>",
-            vec![call("f", "{\"a\": 1}")],
-        ),
-        (
-            "<tool_call>{\"name\": \"now\"}</tool_call>",
-            vec![call("now", "{}")],
-        ),
-        (
-            "<tool_call>{\"name\": \"now\", \"arguments\": null}</tool_call>",
-            vec![call("now", "{}")],
-        ),
-        (
-            "<tool_call>{\"name\": \"now\", \"arguments\": {}}",
-            vec![call("now", "{}")],
-        ),
-        (
-            "<tool_call>\n{{\"name\": \"f\", \"arguments\": {\"a\": {}}}}\n</tool_call>",
-            vec![call("f", "{\"a\": {}}")],
-        ),
+        ("<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>", vec![call("f", "{\"a\": 1}")]),
+        ("<tool_call>{\"name\": \"now\"}</tool_call>", vec![call("now", "{}")]),
+        ("<tool_call>{\"name\": \"now\", \"arguments\": null}</tool_call>", vec![call("now", "{}")]),
+        ("<tool_call>{\"name\": \"now\", \"arguments\": {}}", vec![call("now", "{}")]),
+        ("<tool_call>\n{{\"name\": \"f\", \"arguments\": {\"a\": {}}}}\n</tool_call>", vec![call("f", "{\"a\": {}}")]),
         (
             "Let me see.\n<tool_call>\n{\"name\": \"a\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"b\", \"arguments\": {\"x\": 1.0}}\n</tool_call>\n",
-            vec![
-                text("Let me see.\n"),
-                call("a", "{}"),
-                call("b", "{\"x\": 1.0}"),
-            ],
+            vec![text("Let me see.\n"), call("a", "{}"), call("b", "{\"x\": 1.0}")],
         ),
         (
             "\n<tool_call>{\"name\": \"a\", \"arguments\": {}}</tool_call>\n done",
@@ -116,14 +91,8 @@ fn calls() -> Vec<(&'static str, Vec<Piece>)> {
             "<tool_call>{\"name}</tool_call><tool_call>{\"name\": \"a\"}</tool_call>",
             vec![text("<tool_call>{\"name}</tool_call>"), call("a", "{}")],
         ),
-        (
-            "{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}",
-            vec![call("weather", city)],
-        ),
-        (
-            " {\"parameters\": {}, \"name\": \"now\"}\n",
-            vec![call("now", "{}")],
-        ),
+        ("{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}", vec![call("weather", city)]),
+        (" {\"parameters\": {}, \"name\": \"now\"}\n", vec![call("now", "{}")]),
         (
             "{\"name\": \"x\"} <tool_call>{\"name\": \"a\"}</tool_call>",
             vec![text("{\"name\": \"x\"} "), call("a", "{}")],
@@ -147,11 +116,7 @@ fn answers_are_split_into_texts_and_calls() {
 fn any_cutting_into_pushes_gives_the_same_pieces() {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(1);
     for (answer, wanted) in table() {
-        assert_eq!(
-            run(answer.split_inclusive(|_| true)),
-            wanted,
-            "{answer:?}, one by one"
-        );
+        assert_eq!(run(answer.split_inclusive(|_| true)), wanted, "{answer:?}, one by one");
         for _ in 0..50 {
             let cut = |_: char| random.random_bool(0.2);
             assert_eq!(run(answer.split_inclusive(cut)), wanted, "{answer:?}");
@@ -165,10 +130,7 @@ fn text_is_held_back_only_while_it_may_become_a_call() {
     assert_eq!(parser.push("one <"), [text("one ")]);
     assert_eq!(parser.push("tool_"), []);
     assert_eq!(parser.push("box> two"), [text("<tool_box> two")]);
-    assert_eq!(
-        parser.push(" <tool_call>{\"name\": \"a\"}</tool"),
-        [text(" ")]
-    );
+    assert_eq!(parser.push(" <tool_call>{\"name\": \"a\"}</tool"), [text(" ")]);
     assert_eq!(parser.push("_call>"), [call("a", "{}")]);
     assert_eq!(parser.push("\n"), []);
     assert_eq!(parser.push("b"), [text("\nb")]);
