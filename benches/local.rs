@@ -34,7 +34,7 @@ use table::Row;
 
 /// Sequences at once, and steps measured.
 const SHAPES: [Shape; 3] =
-    [Shape { sequences: 1, steps: 96 }, Shape { sequences: 4, steps: 48 }, Shape { sequences: 16, steps: 24 }];
+    [Shape { sequences: 1, steps: 64 }, Shape { sequences: 4, steps: 32 }, Shape { sequences: 16, steps: 16 }];
 
 /// The models, by file.
 const MODELS: [&str; 2] = ["smollm2-135m-instruct-q4_1.gguf", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"];
@@ -47,7 +47,7 @@ const SLOTS: u32 = 16;
 #[derive(Debug, Parser)]
 struct Options {
     /// Rounds that count; one more goes before them.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Only models whose file name contains this.
     #[arg(long, default_value = "")]

@@ -35,7 +35,7 @@ MODELS = {
 }
 AT_ONCE = (1, 4, 16)
 TARGETS = ("weir", "peer")
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 32
 TIMEOUT_SECONDS = 600
 TOPICS = ("a lighthouse", "a river", "two sisters", "an old clock", "a baker", "a lost dog", "the first snow", "a train")
 Run = dict[str, float]
@@ -254,7 +254,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--weir", type=Path, required=True, help="the binary")
     parser.add_argument("--python", type=Path, required=True, help="a python that has llama-cpp-python's server")
     parser.add_argument("--engine", type=Path, help="what `cargo bench --bench local -- --json` wrote")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     return parser.parse_args()
 

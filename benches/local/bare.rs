@@ -38,8 +38,8 @@ impl Weights {
     pub(crate) fn prompts(&self, round: usize, sequences: usize) -> Vec<Vec<u32>> {
         let prompt = |sequence: usize| {
             let first = 1000 * (round + 1) + 37 * sequence;
-            let numbers: Vec<String> = (first..first + 8).map(|number| number.to_string()).collect();
-            let text = format!("{first} is where this list of whole numbers begins: {}, ", numbers.join(", "));
+            let numbers: Vec<String> = (first..first + 3).map(|number| number.to_string()).collect();
+            let text = format!("{first} is the first: {}, ", numbers.join(", "));
             let tokens = self.model.vocab().tokenize(text.as_bytes(), false, false);
             tokens.into_iter().map(|token| token.0.cast_unsigned()).collect()
         };
