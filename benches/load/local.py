@@ -33,6 +33,7 @@ MODELS = {
     "smollm2-135m-instruct": "smollm2-135m-instruct-q4_1.gguf",
     "qwen2.5-coder-0.5b-instruct": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
 }
+MODEL = "local/bench"
 AT_ONCE = (1, 4, 16)
 TARGETS = ("weir", "peer")
 ANSWER_TOKENS = 32
@@ -46,7 +47,7 @@ engine_threads = 1
 workers = 1
 
 [[model]]
-name = "local/bench"
+name = "{name}"
 file = "{model}"
 context = 1024
 slots = 16
@@ -89,7 +90,7 @@ def body(turn: int, number: int) -> bytes:
     topic = TOPICS[number % len(TOPICS)]
     text = f"Story {100 * (turn + 1) + number}: tell me a long story about {topic}, with many details and several people."
     messages = [{"role": "user", "content": text}]
-    return json.dumps({"messages": messages, "max_tokens": ANSWER_TOKENS, "temperature": 0, "stream": True}).encode()
+    return json.dumps({"model": MODEL, "messages": messages, "max_tokens": ANSWER_TOKENS, "temperature": 0, "stream": True}).encode()
 
 
 def ask(address: str, turn: int, at_once: int) -> Run:
@@ -122,7 +123,7 @@ def models_folder() -> Path:
 
 def start_weir(weir: Path, model: str, folder: Path, stack: ExitStack) -> str:
     address, admin, config = free_address(), free_address(), folder / "weir.toml"
-    config.write_text(WEIR.format(model=model))
+    config.write_text(WEIR.format(name=MODEL, model=model))
     command = ["env", "WEIR_LOG=warn", str(weir), "serve", "--config", str(config), "--listen", address, "--admin", admin]
     stack.enter_context(Server("weir", command, f"http://{admin}/readyz", folder / "weir.log"))
     return address
@@ -207,11 +208,11 @@ def render_engine(engine: list[dict[str, Any]]) -> str:
     rounds = len(engine[0]["rounds"])
     return (
         "## The engine against the bare decode loop\n\n"
-        f"One process, one compute thread, prompts of 30 to 70 tokens, greedy; medians of {rounds} rounds in which engine and loop take "
+        f"One process, one compute thread, prompts of about 25 tokens, greedy; medians of {rounds} rounds in which engine and loop take "
         "turns. The loop is llama.cpp's `llama_decode` on one token per sequence and step, and the greatest logit: no scores, no text, no "
         "requests. Both contexts have 8192 cells. The engine keeps idle prefixes in its cache for requests to come, and attention passes over "
-        "them: the first ratio is against a loop whose cache holds as much, so it is what the engine's own work costs; the second, against a loop "
-        "whose cache holds nothing else, has the price of keeping prefixes in it. Time to first token: median over the requests that come "
+        "them: the first ratio is against a loop whose cache holds as much, though side by side, where the engine's lies scattered; the second, "
+        "against a loop whose cache holds nothing else, has the whole price of keeping prefixes in it. Ratios are medians of the rounds' own. Time to first token: median over the requests that come "
         "at once; the engine lets early ones decode while it reads the rest, the loop reads all prompts first.\n\n"
         + table(["model", "at once", *(head for head, _, _ in ENGINE_FIGURES)], lines)
         + "\n"
@@ -224,7 +225,8 @@ def render(found: Runs, engine: list[dict[str, Any]] | None, options: argparse.N
     lines = [row(found, model, at_once) for model in MODELS for at_once in AT_ONCE]
     parts = [
         "# Local answers: tokens per second and time to first token\n",
-        f"{about['cpu']}, {about['cores']} cores shared by load and servers, nothing pinned. Made by `make bench-local`.\n",
+        f"{about['cpu']}, {about['cores']} cores shared by load and servers, nothing pinned; load average at the end {os.getloadavg()[1]:.1f} (a quiet machine has about 1: above "
+        "that, other work ran beside it, and the ratios by CPU time say more than those by the clock). Made by `make bench-local`.\n",
     ]
     if engine:
         parts.append(render_engine(engine))
