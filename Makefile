@@ -40,16 +40,18 @@ check-scripts:
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 
 bench: deps  ## the pure rooms: parse, decide, SSE
-	cargo bench --locked
+	cargo bench --locked --bench pure
 
 bench-overhead: deps-bench build  ## pass-through against nginx and against the upstream directly
 	python3 models/fetch.py smollm2-135m-instruct
 	cargo build --release --locked --example mock-upstream
 	python3 benches/load/overhead.py --weir $(weir)
 
-bench-local: deps build  ## tokens per second and time to first token against the bare decode loop
+bench-local: deps build  ## tokens per second and time to first token: the bare decode loop, a peer (compiles llama.cpp once more)
 	python3 models/fetch.py smollm2-135m-instruct qwen2.5-coder-0.5b-instruct
-	python3 benches/load/local.py --weir $(weir)
+	cargo bench --locked --bench local -- --json $(abspath $(target))/bench-local.json
+	python3 benches/load/local.py --weir $(weir) --engine $(target)/bench-local.json \
+		--python "$$(scripts/venv.sh tests/scripts/foreign.txt)"
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py
