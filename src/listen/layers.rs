@@ -48,9 +48,10 @@ impl Front {
         B::Error: std::fmt::Display,
     {
         let gateway = Arc::clone(&self.gateway);
+        // Boxed, since every layer above moves its future: a pointer rather than kilobytes.
         let answer = tower::service_fn(move |request: Request<B>| {
             let gateway = Arc::clone(&gateway);
-            async move { Ok::<_, Infallible>(gateway.handle(request).await) }
+            Box::pin(async move { Ok::<_, Infallible>(gateway.handle(request).await) })
         });
         let stack = ServiceBuilder::new()
             .load_shed()
