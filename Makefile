@@ -29,8 +29,9 @@ test-foreign: deps  ## against a foreign server (compiles llama.cpp once more)
 	@scripts/test-foreign.sh
 
 check: deps  ## formatting, lints, docs, scripts; licences where cargo-deny is installed
-	cargo fmt --check
-	cargo clippy --release --all-targets --locked -- -D warnings
+	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --check; else echo "check: rustfmt is not installed"; fi
+	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --release --all-targets --locked -- -D warnings; \
+	    else echo "check: clippy is not installed"; fi
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; fi
 	@$(MAKE) --no-print-directory check-scripts
