@@ -21,9 +21,11 @@ Row = dict[str, Any]
 Record = dict[str, Any]
 Key = tuple[str, str, str, str]
 
+AUTO = "auto"
 TRIES = 4
 TIMEOUT_SECONDS = 600.0
 FORM_TOKENS = 8
+ALTERNATIVES = 5
 
 
 class Refused(Exception):
@@ -90,9 +92,11 @@ class Client:
         self._root = parts.path.rstrip("/")
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_SECONDS)
 
-    def ask(self, model: str, row: Row, schema: forms.Schema | None = None) -> Record:
-        """Asks greedily and returns the answer with what its head told."""
+    def ask(self, model: str, row: Row, schema: forms.Schema | None = None, traced: bool = False) -> Record:
+        """Asks greedily and returns the answer with what its head told; `traced`: with its log-probabilities."""
         body = {"model": model, "messages": row["messages"], "max_tokens": row["max_tokens"], "temperature": 0}
+        if traced:
+            body |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
             body["max_tokens"] += FORM_TOKENS
@@ -100,7 +104,7 @@ class Client:
         answer, headers = self._post("/v1/chat/completions", body)
         ms = 1000 * (time.monotonic() - started)
         choice, usage = answer["choices"][0], answer.get("usage") or {}
-        return {
+        return (trace(choice) if traced else {}) | {
             "text": choice["message"]["content"] or "",
             "finish": choice["finish_reason"],
             "ms": round(ms, 1),
@@ -132,6 +136,15 @@ class Client:
         raise Refused(f"{body['model']}: {why}")
 
 
+def trace(choice: dict[str, Any]) -> Record:
+    """Per token the log-probability of what was said, and those of the likeliest."""
+    tokens = (choice.get("logprobs") or {}).get("content") or []
+    return {
+        "logprobs": [round(token["logprob"], 4) for token in tokens],
+        "top_logprobs": [[round(other["logprob"], 4) for other in token["top_logprobs"]] for token in tokens],
+    }
+
+
 def scores(header: str) -> dict[str, float]:
     """`min_logprob=-1.2, margin=0.4` → its numbers."""
     pairs = (part.partition("=") for part in header.split(",") if "=" in part)
@@ -143,8 +156,10 @@ def ask_all(base_url: str, model: str, file: str, asks: Iterable[tuple[Row, form
     client = Client(base_url)
     for row, schema in asks:
         form = "free" if schema is None else "constrained"
-        if (model, row["id"], form, file) not in records.known:
-            answer = client.ask(model, row, schema)
+        traced = form == "free" and model != AUTO
+        known = records.known.get((model, row["id"], form, file))
+        if known is None or traced and "logprobs" not in known:
+            answer = client.ask(model, row, schema, traced)
             text = answer["text"] if schema is None else forms.plain(row, answer["text"])
             records.add({"model": model, "id": row["id"], "form": form, "file": file, "right": is_right(row, text), **answer})
         progress.step()

@@ -37,7 +37,6 @@ from sweep import Answer, Pair  # noqa: E402
 
 LOCAL = "local/qwen2.5-coder-0.5b-instruct"
 LARGE = "large/qwen2.5-coder-1.5b-instruct"
-AUTO = "auto"
 Row = dict[str, Any]
 
 
@@ -98,7 +97,7 @@ def ask_constrained(url: str, rows: list[Row], known: set[str], records: ask.Rec
 def ask_live(url: str, rows: list[Row], records: ask.Records) -> None:
     """Asks the cascade itself; the records' file is the policy's checksum, so a new policy is asked anew."""
     progress = ask.Progress("live", len(rows))
-    ask.in_parallel([(url, AUTO, policy_sum(), [(row, None) for row in rows], records, progress)])
+    ask.in_parallel([(url, ask.AUTO, policy_sum(), [(row, None) for row in rows], records, progress)])
 
 
 def demo_policy() -> Path:
@@ -169,7 +168,7 @@ def run(options: argparse.Namespace) -> None:
         half=options.half,
         pairs=pair_up(rows, records),
         operating=operating_point(),
-        live=[records.known[(AUTO, row["id"], "free", policy_sum())] for row in live],
+        live=[records.known[(ask.AUTO, row["id"], "free", policy_sum())] for row in live],
         constrained=[records.known[(LOCAL, row["id"], "constrained", checksum(LOCAL))] for row in formed],
         machine=machine(),
     )
