@@ -14,11 +14,11 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::endpoint::Visit;
 use super::failure::{Asked, Failure, Outcome, silent, told, unavailable};
+use super::link::Answer;
 use crate::error::{Error, Result};
 use crate::request::{Delta, Part, Usage};
 use crate::wire::openai::{is_finish, scan};
@@ -76,7 +76,7 @@ pub(super) enum Cut {
 
 /// Reads a body to its end; copies nothing where it comes in one frame. At most `most` bytes.
 pub(super) async fn read_whole(
-    mut body: Incoming,
+    mut body: Answer,
     patience: &mut Patience,
     idle: Duration,
     most: usize,
@@ -121,7 +121,7 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Events {
     asked: Arc<Asked>,
-    body: Incoming,
+    body: Answer,
     decoder: Decoder,
     patience: Patience,
     idle: Duration,
@@ -138,7 +138,7 @@ pub(super) struct Events {
 impl Events {
     /// The events of `body`. `patience` is armed for the first one; after each piece it is
     /// `idle` long.
-    pub(super) fn new(asked: Arc<Asked>, body: Incoming, patience: Patience, idle: Duration) -> Self {
+    pub(super) fn new(asked: Arc<Asked>, body: Answer, patience: Patience, idle: Duration) -> Self {
         Events {
             asked,
             body,

@@ -14,16 +14,16 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream;
 use futures::{FutureExt, StreamExt};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, USER_AGENT};
-use http::{HeaderMap, Method, Response, Uri};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Method, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::answer::{Cut, Events, LONGEST_ANSWER, Patience, read_whole};
 use super::config::{ApiKey, Config};
-use super::endpoint::{Endpoint, Endpoints, Tried, Visit};
+use super::endpoint::{Endpoint, Endpoints, Place, Tried, Visit};
 use super::failure::{Again, Asked, Failure, Outcome, passed_headers, silent, told, unavailable};
+use super::link::Answer;
 use super::retry::Budget;
 use crate::backend::{Backend, Breaker, Call, Completion, Status};
 use crate::error::{Error, Kind, Origin, Result, Retry};
@@ -47,8 +47,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Upstream {
     config: Config,
     name: Arc<str>,
-    /// `Authorization` with the operator's key.
-    authorization: Option<HeaderValue>,
+    /// What every request says, with the operator's key.
+    headers: HeaderMap,
     /// Who is asked where the key is not the client's.
     asked: Arc<Asked>,
     endpoints: Endpoints,
@@ -66,7 +66,9 @@ struct Outgoing<'a> {
     asked: Arc<Asked>,
     ask: &'a Ask,
     stream: bool,
-    headers: HeaderMap,
+    id: Option<HeaderValue>,
+    /// The client's, where it pays itself.
+    authorization: Option<HeaderValue>,
     body: Bytes,
 }
 
@@ -90,10 +92,14 @@ impl Upstream {
             })?),
             ApiKey::None | ApiKey::Missing { .. } | ApiKey::Client => None,
         };
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(USER_AGENT, NAME_AND_VERSION);
+        headers.insert(ACCEPT, JSON);
+        headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
         let endpoints = Endpoints::build(&config)?;
         let name: Arc<str> = config.name.as_str().into();
         let asked = Arc::new(Asked::new(Arc::clone(&name), &config.api_key, None));
-        Ok(Upstream { name, authorization, asked, endpoints, budget: Budget::default(), config })
+        Ok(Upstream { name, headers, asked, endpoints, budget: Budget::default(), config })
     }
 
     /// What it was made from.
@@ -123,14 +129,10 @@ impl Upstream {
     }
 
     async fn list(&self, endpoint: &Endpoint) -> Result<Vec<String>> {
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(USER_AGENT, NAME_AND_VERSION);
-        headers.insert(ACCEPT, JSON);
-        headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
-        let mut request = compose(endpoint, &endpoint.models, headers, Bytes::new());
-        *request.method_mut() = Method::GET;
+        let mut request = http::Request::new(Full::default());
+        *request.headers_mut() = self.headers.clone();
         let mut patience = Patience::new(PROBE_TIMEOUT);
-        let response = self.exchange(&self.asked, endpoint, request, &mut patience).await;
+        let response = self.exchange(&self.asked, endpoint, &endpoint.models, request, &mut patience).await;
         let response = response.map_err(|failure| failure.error)?;
         let body = self.read(response.into_body(), &mut patience, PROBE_TIMEOUT).await?;
         parse_models(&body).map_err(|error| self.bad(&format!("its list of models cannot be read: {error}")))
@@ -169,14 +171,23 @@ impl Upstream {
         }
         let stream = request.stream && !matches!(request.ask, Ask::Embed(_));
         let rest = model.split().map_or(model.as_str(), |(_, rest)| rest);
-        let mut headers = HeaderMap::with_capacity(8);
-        headers.insert(USER_AGENT, NAME_AND_VERSION);
-        headers.insert(CONTENT_TYPE, JSON);
-        headers.insert(ACCEPT, if stream { EVENT_STREAM } else { JSON });
-        headers.extend(HeaderValue::from_str(&request.id).ok().map(|id| (REQUEST_ID, id)));
-        headers.extend(self.key(request.authorization.as_ref())?.map(|key| (AUTHORIZATION, key)));
         let asked = self.asked(request.authorization.as_ref());
-        Ok(Outgoing { asked, ask: &request.ask, stream, headers, body: splice(&request.body, rest, stream) })
+        let id = HeaderValue::from_str(&request.id).ok();
+        let authorization = self.key(request.authorization.as_ref())?;
+        Ok(Outgoing { asked, ask: &request.ask, stream, id, authorization, body: splice(&request.body, rest, stream) })
+    }
+
+    /// The request of one try, but for where it goes.
+    fn compose(&self, outgoing: &Outgoing<'_>) -> http::Request<Full<Bytes>> {
+        let mut request = http::Request::new(Full::new(outgoing.body.clone()));
+        *request.method_mut() = Method::POST;
+        let mut headers = self.headers.clone();
+        headers.insert(CONTENT_TYPE, JSON);
+        headers.insert(ACCEPT, if outgoing.stream { EVENT_STREAM } else { JSON });
+        headers.extend(outgoing.id.clone().map(|id| (REQUEST_ID, id)));
+        headers.extend(outgoing.authorization.clone().map(|key| (AUTHORIZATION, key)));
+        *request.headers_mut() = headers;
+        request
     }
 
     fn asked(&self, client: Option<&Secret>) -> Arc<Asked> {
@@ -186,9 +197,10 @@ impl Upstream {
         Arc::new(Asked::new(Arc::clone(&self.name), &self.config.api_key, client))
     }
 
+    /// The client's key, where it is the client who pays.
     fn key(&self, of_client: Option<&Secret>) -> Result<Option<HeaderValue>> {
         if self.config.api_key != ApiKey::Client {
-            return Ok(self.authorization.clone());
+            return Ok(None);
         }
         of_client.and_then(|given| authorization(given.expose())).map(Some).ok_or_else(|| {
             let message = format!(
@@ -237,13 +249,12 @@ impl Upstream {
         outgoing: &Outgoing<'_>,
         endpoint: &Endpoint,
         patience: &mut Patience,
-    ) -> Outcome<Response<Incoming>> {
-        let uri = endpoint.uri(outgoing.ask);
-        let request = || compose(endpoint, uri, outgoing.headers.clone(), outgoing.body.clone());
+    ) -> Outcome<Response<Answer>> {
+        let place = endpoint.place(outgoing.ask);
         let sent = Instant::now();
-        match self.exchange(&outgoing.asked, endpoint, request(), patience).await {
+        match self.exchange(&outgoing.asked, endpoint, place, self.compose(outgoing), patience).await {
             Err(failure) if failure.again == Again::Stale && sent.elapsed() < STALE => {
-                self.exchange(&outgoing.asked, endpoint, request(), patience).await
+                self.exchange(&outgoing.asked, endpoint, place, self.compose(outgoing), patience).await
             }
             other => other,
         }
@@ -254,13 +265,12 @@ impl Upstream {
         &self,
         asked: &Asked,
         endpoint: &Endpoint,
+        place: &Place,
         request: http::Request<Full<Bytes>>,
         patience: &mut Patience,
-    ) -> Outcome<Response<Incoming>> {
-        let answered = patience.during(endpoint.http.request(request)).await;
-        let response = answered
-            .map_err(|limit| Failure::silent(&self.name, limit))?
-            .map_err(|cause| Failure::transport(&self.name, &cause))?;
+    ) -> Outcome<Response<Answer>> {
+        let answered = patience.during(self.ask(endpoint, place, request)).await;
+        let response = answered.map_err(|limit| Failure::silent(&self.name, limit))??;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -272,7 +282,19 @@ impl Upstream {
         Err(Failure::status(asked, head.status, &head.headers, body))
     }
 
-    async fn read(&self, body: Incoming, patience: &mut Patience, idle: Duration) -> Result<Bytes> {
+    /// Sends a request on a connection to the endpoint and waits for a head.
+    async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        place: &Place,
+        mut request: http::Request<Full<Bytes>>,
+    ) -> Outcome<Response<Answer>> {
+        let link = endpoint.pool.take().await.map_err(|cause| Failure::unconnected(&self.name, &cause))?;
+        endpoint.address(&mut request, place, &link);
+        link.ask(request, &endpoint.pool).await.map_err(|cause| Failure::transport(&self.name, &cause))
+    }
+
+    async fn read(&self, body: Answer, patience: &mut Patience, idle: Duration) -> Result<Bytes> {
         read_whole(body, patience, idle, LONGEST_ANSWER).await.map_err(|cut| match cut {
             Cut::Silent(limit) => silent(&self.name, limit),
             Cut::Broken => self.bad("its answer broke off"),
@@ -316,15 +338,6 @@ impl Backend for Upstream {
     fn check(&self, _request: &Request) -> Result<()> {
         Ok(())
     }
-}
-
-fn compose(endpoint: &Endpoint, uri: &Uri, mut headers: HeaderMap, body: Bytes) -> http::Request<Full<Bytes>> {
-    headers.extend(endpoint.host.clone().map(|host| (HOST, host)));
-    let mut request = http::Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri.clone();
-    *request.headers_mut() = headers;
-    request
 }
 
 /// `Authorization` with a value that is never shown; `None` where it cannot be one.

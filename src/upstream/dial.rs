@@ -1,38 +1,28 @@
-//! Connections to endpoints: TCP, TLS with HTTP/1.1 and h2 by ALPN, a pool, one time-out over
-//! all of connecting. `endpoint` holds a client per address; nobody else sees these types.
+//! Opens connections to one endpoint: TCP, TLS with HTTP/1.1 and h2 by ALPN, one time-out over all
+//! of connecting. `pool` asks; nobody else sees these types.
 
-use std::io;
-use std::task::{Context, Poll};
+use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::Uri;
-use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tower::Service;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
+use tower::ServiceExt as _;
 
-/// A pooled client of one endpoint.
-pub(super) type Http = Client<Dial, Full<Bytes>>;
+use super::link::Io;
 
-const POOL_IDLE: Duration = Duration::from_secs(60);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Opens connections, each within a time-out.
+/// How all connections of an upstream are made.
 #[derive(Debug, Clone)]
-pub(super) struct Dial {
-    connector: HttpsConnector<HttpConnector>,
+pub(super) struct Connector {
+    tls_or_plain: HttpsConnector<HttpConnector>,
     timeout: Duration,
 }
 
-impl Dial {
-    /// A dialler that trusts the system's certificates or, where there are none, Mozilla's. The
+impl Connector {
+    /// A connector that trusts the system's certificates or, where there are none, Mozilla's. The
     /// system's are read only where `tls` is wanted: that takes a while.
     pub(super) fn new(timeout: Duration, tls: bool) -> Self {
         let mut tcp = HttpConnector::new();
@@ -41,39 +31,53 @@ impl Dial {
         tcp.set_keepalive(Some(TCP_KEEPALIVE));
         let of_system = tls.then(|| HttpsConnectorBuilder::new().with_native_roots().ok()).flatten();
         let tls = of_system.unwrap_or_else(|| HttpsConnectorBuilder::new().with_webpki_roots());
-        let connector = tls.https_or_http().enable_all_versions().wrap_connector(tcp);
-        Dial { connector, timeout }
+        Connector { tls_or_plain: tls.https_or_http().enable_all_versions().wrap_connector(tcp), timeout }
     }
 
-    /// A client with its own pool; `h2c`: HTTP/2 without asking first.
-    pub(super) fn client(&self, h2c: bool) -> Http {
-        Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .http2_adaptive_window(true)
-            .http2_keep_alive_interval(PING_EVERY)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .http2_only(h2c)
-            .build(self.clone())
+    /// For one address; `h2c`: HTTP/2 without asking first.
+    pub(super) fn to(&self, address: Uri, h2c: bool) -> Dial {
+        Dial { connector: self.clone(), address, h2c }
     }
 }
 
-impl Service<Uri> for Dial {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+/// Opens connections to one address.
+#[derive(Debug)]
+pub(super) struct Dial {
+    connector: Connector,
+    address: Uri,
+    h2c: bool,
+}
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.connector.poll_ready(cx)
+impl Dial {
+    /// A new connection, and whether it speaks h2.
+    pub(super) async fn connect(&self) -> Result<(Io, bool), NoConnection> {
+        let Connector { tls_or_plain, timeout } = &self.connector;
+        let connecting = tls_or_plain.clone().oneshot(self.address.clone());
+        let late = |_| NoConnection(format!("no connection within {timeout:?}").into());
+        let io = tokio::time::timeout(*timeout, connecting).await.map_err(late)?.map_err(NoConnection)?;
+        let h2 = self.h2c || io.connected().is_negotiated_h2();
+        Ok((io, h2))
     }
+}
 
-    fn call(&mut self, address: Uri) -> Self::Future {
-        let connecting = self.connector.call(address);
-        let timeout = self.timeout;
-        Box::pin(async move {
-            let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {timeout:?}"));
-            tokio::time::timeout(timeout, connecting).await.map_err(late)?
-        })
+/// There is no connection.
+#[derive(Debug)]
+pub(super) struct NoConnection(Box<dyn Error + Send + Sync>);
+
+impl From<hyper::Error> for NoConnection {
+    fn from(error: hyper::Error) -> Self {
+        NoConnection(error.into())
+    }
+}
+
+impl fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for NoConnection {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
     }
 }

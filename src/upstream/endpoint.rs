@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Uri};
+use http::header::HOST;
+use http::{HeaderValue, Request, Uri, Version};
 use tokio::time::Instant;
 
 use super::breaker::Breaker;
 use super::config::Config;
-use super::dial::{Dial, Http};
+use super::dial::Connector;
+use super::link::Link;
+use super::pool::Pool;
 use crate::backend::Breaker as State;
 use crate::error::{Error, Kind, Origin, Result};
 use crate::request::Ask;
@@ -22,19 +25,25 @@ const MOST: usize = 64;
 /// One address.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    pub(super) http: Http,
-    /// `Host`, where it is known to be needed.
-    pub(super) host: Option<HeaderValue>,
-    pub(super) models: Uri,
-    chat: Uri,
-    text: Uri,
-    embed: Uri,
+    pub(super) pool: Arc<Pool>,
+    host: HeaderValue,
+    pub(super) models: Place,
+    chat: Place,
+    text: Place,
+    embed: Place,
     breaker: Breaker,
     busy: AtomicU32,
 }
 
+/// Where a request goes, as each version of HTTP writes it.
+#[derive(Debug)]
+pub(super) struct Place {
+    whole: Uri,
+    path: Uri,
+}
+
 impl Endpoint {
-    fn build(address: &Uri, config: &Config, dial: &Dial) -> Result<Self> {
+    fn build(address: &Uri, config: &Config, connector: &Connector) -> Result<Self> {
         let scheme = address.scheme().filter(|scheme| **scheme == Scheme::HTTP || **scheme == Scheme::HTTPS);
         let (Some(scheme), Some(authority)) = (scheme, address.authority()) else {
             return Err(wrong(config, &format!("endpoint \"{address}\" is no http:// or https:// address")));
@@ -44,29 +53,47 @@ impl Endpoint {
         }
         let plain = *scheme == Scheme::HTTP;
         let prefix = address.path().trim_end_matches('/');
-        let path = |rest: &str| {
+        let place = |rest: &str| {
+            let bad = |error: &dyn std::fmt::Display| wrong(config, &format!("endpoint \"{address}\": {error}"));
             let mut parts = address.clone().into_parts();
-            parts.path_and_query = PathAndQuery::try_from(format!("{prefix}{rest}")).ok();
-            Uri::from_parts(parts).map_err(|error| wrong(config, &format!("endpoint \"{address}\": {error}")))
+            let path = PathAndQuery::try_from(format!("{prefix}{rest}")).map_err(|error| bad(&error))?;
+            parts.path_and_query = Some(path.clone());
+            let whole = Uri::from_parts(parts).map_err(|error| bad(&error))?;
+            Ok::<_, Error>(Place { whole, path: path.into() })
         };
+        let host = HeaderValue::from_str(authority.as_str());
         Ok(Endpoint {
-            http: dial.client(plain && config.h2c),
-            host: HeaderValue::from_str(authority.as_str()).ok().filter(|_| plain && !config.h2c),
-            models: path("/models")?,
-            chat: path("/chat/completions")?,
-            text: path("/completions")?,
-            embed: path("/embeddings")?,
+            pool: Pool::new(connector.to(address.clone(), plain && config.h2c)),
+            host: host.map_err(|error| wrong(config, &format!("endpoint \"{address}\": {error}")))?,
+            models: place("/models")?,
+            chat: place("/chat/completions")?,
+            text: place("/completions")?,
+            embed: place("/embeddings")?,
             breaker: Breaker::new(config.breaker_failures, config.breaker_cool_down, Instant::now()),
             busy: AtomicU32::new(0),
         })
     }
 
     /// Where a request of this sort goes.
-    pub(super) fn uri(&self, ask: &Ask) -> &Uri {
+    pub(super) fn place(&self, ask: &Ask) -> &Place {
         match ask {
             Ask::Chat(_) => &self.chat,
             Ask::Text(_) => &self.text,
             Ask::Embed(_) => &self.embed,
+        }
+    }
+
+    /// Says in the request where it goes, in the words of the link's version of HTTP.
+    pub(super) fn address<B>(&self, request: &mut Request<B>, place: &Place, link: &Link) {
+        match link {
+            Link::Single(_) => {
+                *request.uri_mut() = place.path.clone();
+                request.headers_mut().insert(HOST, self.host.clone());
+            }
+            Link::Shared(_) => {
+                *request.uri_mut() = place.whole.clone();
+                *request.version_mut() = Version::HTTP_2;
+            }
         }
     }
 }
@@ -90,8 +117,8 @@ impl Endpoints {
             return Err(wrong(config, &format!("{count} endpoints; there must be 1 to {MOST}")));
         }
         let tls = config.endpoints.iter().any(|address| address.scheme() == Some(&Scheme::HTTPS));
-        let dial = Dial::new(config.connect_timeout, tls);
-        let built = config.endpoints.iter().map(|address| Endpoint::build(address, config, &dial).map(Arc::new));
+        let connector = Connector::new(config.connect_timeout, tls);
+        let built = config.endpoints.iter().map(|address| Endpoint::build(address, config, &connector).map(Arc::new));
         Ok(Endpoints { list: built.collect::<Result<_>>()?, turn: AtomicUsize::new(0) })
     }
 

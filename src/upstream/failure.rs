@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, StatusCode};
-use hyper_util::client::legacy;
 
 use super::config::{ApiKey, Config};
+use super::dial::NoConnection;
 use super::retry::{asked_wait, backoff};
 use crate::error::{Error, Kind, Origin, Passed, Retry};
 use crate::request::Secret;
@@ -113,15 +113,16 @@ impl Failure {
         Failure { error: silent(upstream, limit), again: Again::Never, blame: true }
     }
 
+    /// There is no connection.
+    pub(super) fn unconnected(upstream: &str, cause: &NoConnection) -> Self {
+        Failure::broken(upstream, &format!("cannot connect: {}", root(cause)))
+    }
+
     /// No answer's head came.
-    pub(super) fn transport(upstream: &str, cause: &legacy::Error) -> Self {
+    pub(super) fn transport(upstream: &str, cause: &hyper::Error) -> Self {
         let root = root(cause);
-        if cause.is_connect() {
-            return Failure::broken(upstream, &format!("cannot connect: {root}"));
-        }
-        let closed =
-            find::<hyper::Error>(cause).is_some_and(|error| error.is_incomplete_message() || error.is_canceled());
-        let reset = find::<std::io::Error>(cause).is_some();
+        let closed = cause.is_incomplete_message() || cause.is_canceled();
+        let reset = is_io(cause);
         let again = if closed || reset { Again::Stale } else { Again::Later(None) };
         Failure { error: unavailable(upstream, &format!("connection lost: {root}")), again, blame: true }
     }
@@ -230,13 +231,14 @@ fn root(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-fn find<T: std::error::Error + 'static>(error: &legacy::Error) -> Option<&T> {
+/// Whether the operating system's word is behind it.
+fn is_io(error: &hyper::Error) -> bool {
     let mut next = error.source();
     while let Some(cause) = next {
-        if let Some(found) = cause.downcast_ref::<T>() {
-            return Some(found);
+        if cause.is::<std::io::Error>() {
+            return true;
         }
         next = cause.source();
     }
-    None
+    false
 }

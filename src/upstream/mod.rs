@@ -12,6 +12,8 @@ mod config;
 mod dial;
 mod endpoint;
 mod failure;
+mod link;
+mod pool;
 mod retry;
 
 pub use call::Upstream;
