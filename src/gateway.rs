@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +53,8 @@ impl Gateway {
         let (head, body) = request.into_parts();
         let id = request_id(head.headers.get(REQUEST_ID));
         meter.asker(&id, &TenantId::anonymous());
-        let answered = guarded(answer(&snapshot, &meter, &id, (head, body))).await;
+        let answering = pin!(answer(&snapshot, &meter, &id, (head, body)));
+        let answered = guarded(answering).await;
         let mut response = answered.unwrap_or_else(|error| {
             meter.failed(&error);
             api::reject(&error)

@@ -46,7 +46,8 @@ pub async fn run(plan: Plan, request: Arc<Request>, backends: &Backends, meter: 
     let asking = Asking { request, backends, meter };
     match plan {
         Plan::Direct { targets } => direct::run(&targets, &asking).await,
-        Plan::Cascade { stages, on_failure } => cascade::run(&stages, on_failure, &asking).await,
+        // Boxed: most requests need none of it.
+        Plan::Cascade { stages, on_failure } => Box::pin(cascade::run(&stages, on_failure, &asking)).await,
         Plan::Reject { status, message, code } => {
             let kind = match status.as_u16() {
                 401 => Kind::Unauthenticated,

@@ -116,6 +116,8 @@ pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
 fn server_conf(config: &Config) -> ServerConf {
     ServerConf {
         threads: 1,
+        // A thread keeps its connections: waking another one for each request costs more than it gains.
+        work_stealing: false,
         // The drain watcher ends the process as soon as the last answer is out; this is only the limit.
         grace_period_seconds: Some(config.drain.as_secs() + 1),
         graceful_shutdown_timeout_seconds: Some(1),

@@ -4,6 +4,7 @@
 //! loop is ours: pingora's stream would stand, boxed and buffered, between hyper and the socket on
 //! every read and write. Used by `serve` for both ports.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
+use pingora_runtime::current_handle;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -96,13 +98,12 @@ impl Port {
             };
             match accepted {
                 Ok((stream, permit)) => {
-                    // A failure only costs latency.
-                    let _ = stream.set_nodelay(true);
-                    let served = (self.serve)(stream, stop.clone());
-                    self.connections.spawn(async move {
-                        served.await;
+                    let serving = connection(stream.into_std(), Arc::clone(&self.serve), stop.clone());
+                    let kept = async move {
+                        serving.await;
                         drop(permit);
-                    });
+                    };
+                    self.connections.spawn_on(kept, &current_handle());
                 }
                 Err(error) => {
                     tracing::warn!(port = self.name, %error, "cannot accept a connection");
@@ -110,6 +111,18 @@ impl Port {
                 }
             }
         }
+    }
+}
+
+/// One connection, on whichever of the service's threads it runs: that one watches its socket.
+async fn connection(stream: io::Result<std::net::TcpStream>, serve: Serve, stop: ShutdownWatch) {
+    let stream = stream.and_then(TcpStream::from_std).inspect(|stream| {
+        // A failure only costs latency.
+        let _ = stream.set_nodelay(true);
+    });
+    match stream {
+        Ok(stream) => serve(stream, stop).await,
+        Err(error) => tracing::warn!(%error, "cannot serve a connection"),
     }
 }
 

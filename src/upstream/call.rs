@@ -7,6 +7,7 @@
 //! endpoint's breaker. Everything runs in the caller's future, so dropping it drops the connection.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -252,11 +253,12 @@ impl Upstream {
     ) -> Outcome<Response<Answer>> {
         let place = endpoint.place(outgoing.ask);
         let sent = Instant::now();
-        match self.exchange(&outgoing.asked, endpoint, place, self.compose(outgoing), patience).await {
-            Err(failure) if failure.again == Again::Stale && sent.elapsed() < STALE => {
-                self.exchange(&outgoing.asked, endpoint, place, self.compose(outgoing), patience).await
+        let mut stale = false;
+        loop {
+            match self.exchange(&outgoing.asked, endpoint, place, self.compose(outgoing), patience).await {
+                Err(failure) if failure.again == Again::Stale && !stale && sent.elapsed() < STALE => stale = true,
+                other => return other,
             }
-            other => other,
         }
     }
 
@@ -269,17 +271,23 @@ impl Upstream {
         request: http::Request<Full<Bytes>>,
         patience: &mut Patience,
     ) -> Outcome<Response<Answer>> {
-        let answered = patience.during(self.ask(endpoint, place, request)).await;
+        let asking = pin!(self.ask(endpoint, place, request));
+        let answered = patience.during(asking).await;
         let response = answered.map_err(|limit| Failure::silent(&self.name, limit))??;
         if response.status().is_success() {
             return Ok(response);
         }
+        Err(Box::pin(self.refusal(asked, response, patience)).await)
+    }
+
+    /// What an answer with another status says.
+    async fn refusal(&self, asked: &Asked, response: Response<Answer>, patience: &mut Patience) -> Failure {
         let (head, body) = response.into_parts();
         let body = match read_whole(body, patience, self.config.idle_timeout, LONGEST_ERROR).await {
             Ok(body) | Err(Cut::TooLong(body)) => body,
             Err(Cut::Silent(_) | Cut::Broken) => Bytes::new(),
         };
-        Err(Failure::status(asked, head.status, &head.headers, body))
+        Failure::status(asked, head.status, &head.headers, body)
     }
 
     /// Sends a request on a connection to the endpoint and waits for a head.

@@ -17,6 +17,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::runtime::{Handle, Id};
 
 use super::pool::Pool;
 
@@ -30,13 +31,19 @@ pub(super) struct Single {
     sender: http1::SendRequest<Body>,
     /// `None` once it has ended.
     driver: Option<http1::Connection<Io, Body>>,
+    home: Id,
 }
 
 impl Single {
     /// Speaks HTTP/1.1 over these bytes.
     pub(super) async fn open(io: Io) -> hyper::Result<Self> {
         let (sender, driver) = http1::handshake(io).await?;
-        Ok(Single { sender, driver: Some(driver) })
+        Ok(Single { sender, driver: Some(driver), home: Handle::current().id() })
+    }
+
+    /// The runtime that watches the socket.
+    pub(super) fn home(&self) -> Id {
+        self.home
     }
 
     /// Moves what can be moved, without waiting.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -36,10 +37,16 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 struct Kept {
     /// Oldest first.
-    idle: Vec<(Instant, Box<Single>)>,
+    idle: Vec<Idle>,
     shared: Option<http2::SendRequest<Full<Bytes>>>,
     /// Whether a task closes what is idle for long.
     swept: bool,
+}
+
+#[derive(Debug)]
+struct Idle {
+    since: Instant,
+    single: Box<Single>,
 }
 
 impl Pool {
@@ -57,6 +64,11 @@ impl Pool {
         if let Some(link) = self.kept().take() {
             return Ok(link);
         }
+        // Boxed: connecting is rare, and its future is large.
+        Box::pin(self.connect()).await
+    }
+
+    async fn connect(&self) -> Result<Link, NoConnection> {
         let (io, h2) = self.dial.connect().await?;
         if h2 { self.share(io).await } else { Ok(Link::Single(Box::new(Single::open(io).await?))) }
     }
@@ -68,7 +80,7 @@ impl Pool {
         }
         let mut kept = self.kept();
         if kept.idle.len() < MOST_IDLE {
-            kept.idle.push((Instant::now(), single));
+            kept.idle.push(Idle { since: Instant::now(), single });
         }
         if !std::mem::replace(&mut kept.swept, true) {
             self.tasks.spawn(sweep(self.own.clone()));
@@ -104,12 +116,15 @@ impl Kept {
         if let Some(sender) = self.shared() {
             return Some(Link::Shared(sender));
         }
-        while let Some((since, mut single)) = self.idle.pop() {
+        let here = Handle::current().id();
+        loop {
+            let nearest = self.idle.iter().rposition(|idle| idle.single.home() == here);
+            let place = nearest.or(self.idle.len().checked_sub(1))?;
+            let Idle { since, mut single } = self.idle.remove(place);
             if since.elapsed() < IDLE && single.is_ready() {
                 return Some(Link::Single(single));
             }
         }
-        None
     }
 }
 
@@ -119,7 +134,7 @@ async fn sweep(pool: Weak<Pool>) {
         tokio::time::sleep(IDLE).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut kept = pool.kept();
-        kept.idle.retain(|(since, _)| since.elapsed() < IDLE);
+        kept.idle.retain(|idle| idle.since.elapsed() < IDLE);
         if kept.idle.is_empty() {
             kept.swept = false;
             return;
