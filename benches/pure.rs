@@ -84,8 +84,8 @@ fn streaming(c: &mut Criterion) {
             let mut out = BytesMut::with_capacity(piece.len());
             decoder.push(piece.clone());
             while let Some(event) = decoder.next().unwrap() {
-                let found = scan(&event.data).unwrap();
-                render_into(&mut out, &respell(&event.data, &found, "openai/gpt-4.1-mini", false));
+                let found = scan(event.data).unwrap();
+                render_into(&mut out, &respell(&found.raw, "openai/gpt-4.1-mini", false));
             }
             out
         });

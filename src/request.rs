@@ -342,9 +342,32 @@ pub struct Delta {
     pub choice: u32,
     /// What is new.
     pub part: Part,
-    /// The upstream's own bytes, where the dialect is the client's: the JSON of one chunk of a
-    /// stream (without `data:` framing), or the whole body of an answer that is not streamed.
-    pub raw: Option<Bytes>,
+    /// The upstream's own bytes, where the dialect is the client's.
+    pub raw: Option<Raw>,
+}
+
+/// An upstream's own bytes: the JSON of one chunk of a stream (without `data:` framing), or the
+/// whole body of an answer that is not streamed; and where the things stand that Weir changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Raw {
+    /// A JSON object.
+    pub bytes: Bytes,
+    /// The value of `model`, quotes included.
+    pub model: Option<Range<usize>>,
+    /// The value of `usage`, also where it is `null`.
+    pub usage: Option<Range<usize>>,
+    /// Whether it tells the usage.
+    pub tells_usage: bool,
+    /// Whether `choices` is there and empty.
+    pub choices_empty: bool,
+}
+
+impl Raw {
+    /// Whether the chunk is there only to tell the usage, so that a client that did not ask for
+    /// usage does not get it.
+    pub fn only_usage(&self) -> bool {
+        self.choices_empty && self.tells_usage
+    }
 }
 
 impl Delta {

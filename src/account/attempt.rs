@@ -176,7 +176,7 @@ impl Leg {
                 }
             }
             Part::Raw => {
-                self.tokens_seen += form.tokens(delta.raw.as_ref().map_or(0, bytes::Bytes::len));
+                self.tokens_seen += form.tokens(delta.raw.as_ref().map_or(0, |raw| raw.bytes.len()));
                 self.content(now);
             }
             Part::ToolCall(_) | Part::Embedding(_) => self.content(now),

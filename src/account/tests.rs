@@ -17,7 +17,7 @@ use crate::confidence::{Judge, ScoreName};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
 use crate::request::{
-    Ask, Chat, ClientBody, Delta, Embed, Message, ModelId, Part, Prompt, Request, Role, TenantId, Token, Usage,
+    Ask, Chat, ClientBody, Delta, Embed, Message, ModelId, Part, Prompt, Raw, Request, Role, TenantId, Token, Usage,
 };
 
 #[derive(Debug, Default)]
@@ -249,7 +249,7 @@ async fn an_answer_that_does_not_say_its_usage_is_estimated() {
     let (book, meter) = open();
     meter.asked(&request(false));
     let attempt = meter.attempt(&model("up/small"), 0);
-    let whole = Delta { choice: 0, part: Part::Raw, raw: Some(Bytes::from(vec![b'x'; 80])) };
+    let whole = Delta { choice: 0, part: Part::Raw, raw: Some(bytes_of(80)) };
     drain(attempt.follow(stream_of(vec![Ok(whole), Ok(Delta::new(0, Part::End(None)))]))).await;
     attempt.served();
     drop((meter, attempt));
@@ -289,7 +289,7 @@ async fn vectors_are_no_generated_tokens() {
     let inputs = vec![Prompt::Text("four".into()), Prompt::Tokens(vec![1, 2, 3])];
     meter.asked(&Request { ask: Ask::Embed(Embed { inputs, ..Embed::default() }), ..request(false) });
     let attempt = meter.attempt(&model("up/small"), 0);
-    let vectors = Delta { choice: 0, part: Part::Raw, raw: Some(Bytes::from(vec![b'x'; 8000])) };
+    let vectors = Delta { choice: 0, part: Part::Raw, raw: Some(bytes_of(8000)) };
     drain(attempt.follow(stream_of(vec![Ok(vectors), Ok(Delta::new(0, Part::End(None)))]))).await;
     attempt.served();
     drop((meter, attempt));
@@ -427,4 +427,8 @@ async fn skipped_and_rejected_leave_their_reasons() {
         (AttemptOutcome::Skipped, Some(Reason::Cannot), false)
     );
     assert_eq!(receipt.decided.unwrap().plan.name(), "reject");
+}
+
+fn bytes_of(length: usize) -> Raw {
+    Raw { bytes: Bytes::from(vec![b'x'; length]), ..Raw::default() }
 }

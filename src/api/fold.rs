@@ -17,8 +17,8 @@ use super::answer::{
 use super::logprobs;
 use super::shape::{Endpoint, Shape};
 use crate::error::{Error, Result};
-use crate::request::{Delta, Finish, Part, Token, ToolCall, Usage};
-use crate::wire::openai::{respell, scan};
+use crate::request::{Delta, Finish, Part, Raw, Token, ToolCall, Usage};
+use crate::wire::openai::respell;
 
 /// One choice, or the embedding of one input, as far as it is known.
 #[derive(Default)]
@@ -74,13 +74,13 @@ pub(super) fn broken_off() -> Error {
 }
 
 fn render(
-    passed: Option<Bytes>,
+    passed: Option<Raw>,
     choices: &BTreeMap<u32, Choice>,
     usage: Option<Usage>,
     (shape, model): (&Shape, &str),
 ) -> Bytes {
     if let Some(body) = passed {
-        return scan(&body).map_or(body.clone(), |scan| respell(&body, &scan, model, true));
+        return respell(&body, model, true);
     }
     match shape.endpoint {
         Endpoint::Chat => {

@@ -22,8 +22,8 @@ use super::reject::event_body;
 use super::respond::Tail;
 use super::shape::{Endpoint, Shape};
 use crate::error::Error;
-use crate::request::{Delta, Finish, ModelId, Part, Token, ToolCall, Usage};
-use crate::wire::openai::{respell, scan};
+use crate::request::{Delta, Finish, ModelId, Part, Raw, Token, ToolCall, Usage};
+use crate::wire::openai::respell;
 use crate::wire::sse::{DONE, render_comment, render_into};
 
 /// How long a stream may be silent.
@@ -82,13 +82,10 @@ impl Lines {
 
     /// Renders an upstream's chunk: its bytes, with Weir's name of the model and without a usage
     /// that the client did not ask for.
-    fn pass(&mut self, raw: &Bytes) {
-        let Ok(scan) = scan(raw) else {
-            return render_into(&mut self.out, raw);
-        };
-        self.usage_told |= scan.usage_value.is_some();
-        if self.shape.include_usage || !scan.only_usage() {
-            let chunk = respell(raw, &scan, self.model.as_str(), self.shape.include_usage);
+    fn pass(&mut self, raw: &Raw) {
+        self.usage_told |= raw.tells_usage;
+        if self.shape.include_usage || !raw.only_usage() {
+            let chunk = respell(raw, self.model.as_str(), self.shape.include_usage);
             render_into(&mut self.out, &chunk);
         }
     }

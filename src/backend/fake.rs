@@ -15,7 +15,7 @@ use http::HeaderMap;
 
 use super::{Backend, Call, Completion, Status};
 use crate::error::{Error, Result};
-use crate::request::{Delta, Finish, Part, Request, Token, Usage};
+use crate::request::{Delta, Finish, Part, Raw, Request, Token, Usage};
 
 /// One step of a script.
 #[derive(Debug, Clone)]
@@ -51,7 +51,11 @@ pub fn say_on(choice: u32, text: &str, logprobs: &[f32]) -> Step {
 
 /// A chunk of an upstream that is passed on.
 pub fn raw(bytes: &'static str) -> Step {
-    Step::Give(Delta { choice: 0, part: Part::Raw, raw: Some(Bytes::from_static(bytes.as_bytes())) })
+    Step::Give(Delta {
+        choice: 0,
+        part: Part::Raw,
+        raw: Some(Raw { bytes: Bytes::from_static(bytes.as_bytes()), ..Raw::default() }),
+    })
 }
 
 /// The first choice is complete.

@@ -59,11 +59,14 @@ pub struct Config {
 /// is what the operator reads.
 pub type Boot = BoxFuture<'static, Result<Running, String>>;
 
-/// A client must send a request's head, or its next one, within this time.
+/// An operator's client must send a request's head, or its next one, within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// A connection on which no request was in flight for as long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long an idle connection that is being closed waits for a request that was on its way.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Serves until a signal ends the process. Both ports are bound first: a taken one is an error
 /// that names it. The data port opens when `boot` is done, the admin port at once.
@@ -174,17 +177,19 @@ where
         async move { answered.await.map(|answer| answer.map(|body| open.until_end_of(body))) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    // A timer for each head is dear, and `idle` sees a head that never ends.
+    builder.http1().header_read_timeout(None);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let over = async {
-        tokio::select! { () = stopped => {}, () = traffic.idle(IDLE_TIMEOUT) => {} }
-    };
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = over => {
+        () = stopped => {
             served.as_mut().graceful_shutdown();
             served.await
+        }
+        () = traffic.idle(IDLE_TIMEOUT) => {
+            served.as_mut().graceful_shutdown();
+            tokio::select! { ended = served => ended, () = traffic.idle(LAST_CALL) => Ok(()) }
         }
     };
     if let Err(error) = ended {

@@ -180,16 +180,16 @@ impl Events {
         if event.error {
             return Err(self.tell(event.data));
         }
-        let found = scan(&event.data)
+        let found = scan(event.data)
             .map_err(|error| self.broken(&format!("an event of the stream is no JSON object: {error}")))?;
         if found.error {
-            return Err(self.tell(event.data));
+            return Err(self.tell(found.raw.bytes));
         }
-        self.usage = found.usage_value.or(self.usage);
-        if !found.choices_empty {
-            self.last = event.data.clone();
+        self.usage = found.usage.or(self.usage);
+        if !found.raw.choices_empty {
+            self.last = found.raw.bytes.clone();
         }
-        Ok(Some(Delta { choice: 0, part: Part::Raw, raw: Some(event.data) }))
+        Ok(Some(Delta { choice: 0, part: Part::Raw, raw: Some(found.raw) }))
     }
 
     /// The next delta of what has been read already; `None`: read on.

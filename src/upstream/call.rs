@@ -313,13 +313,15 @@ impl Upstream {
     /// The deltas of an answer that came whole.
     fn whole(&self, body: Bytes, outgoing: &Outgoing<'_>) -> Outcome<Begun> {
         let bad = |what: &str| Failure::last(self.bad(what), true);
-        let found = scan(&body).map_err(|error| bad(&format!("its answer is no JSON object: {error}")))?;
+        let mut found = scan(body).map_err(|error| bad(&format!("its answer is no JSON object: {error}")))?;
         if found.error {
-            return Err(Failure::last(told(&outgoing.asked, body), false));
+            return Err(Failure::last(told(&outgoing.asked, found.raw.bytes), false));
         }
-        let raw = if outgoing.stream { chunk_of(&body).ok_or_else(|| bad("its answer has no choices"))? } else { body };
-        let delta = Delta { choice: 0, part: Part::Raw, raw: Some(raw) };
-        Ok(Begun::Whole([delta, Delta::new(0, Part::End(found.usage_value))]))
+        if outgoing.stream {
+            found = chunk_of(&found.raw.bytes).ok_or_else(|| bad("its answer has no choices"))?;
+        }
+        let delta = Delta { choice: 0, part: Part::Raw, raw: Some(found.raw) };
+        Ok(Begun::Whole([delta, Delta::new(0, Part::End(found.usage))]))
     }
 
     fn bad(&self, what: &str) -> Error {

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use http::uri::{PathAndQuery, Scheme};
 use http::header::HOST;
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use tokio::time::Instant;
 

@@ -35,10 +35,10 @@ fn pass(stream: Bytes, keep_usage: bool) -> (String, Option<Usage>) {
             out.extend_from_slice(DONE);
             continue;
         }
-        let found = scan(&event.data).unwrap();
-        told = found.usage_value.or(told);
-        if keep_usage || !found.only_usage() {
-            render_into(&mut out, &respell(&event.data, &found, "up/large", keep_usage));
+        let found = scan(event.data).unwrap();
+        told = found.usage.or(told);
+        if keep_usage || !found.raw.only_usage() {
+            render_into(&mut out, &respell(&found.raw, "up/large", keep_usage));
         }
     }
     (String::from_utf8(out.to_vec()).unwrap(), told)

@@ -11,31 +11,19 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::request::{ClientBody, Usage};
+use crate::request::{ClientBody, Raw, Usage};
 
 const ASK_USAGE: &[u8] = br#"{"include_usage":true}"#;
 
-/// Where the things stand that Weir reads or changes in an answer or a chunk of one.
+/// What Weir reads in an answer or a chunk of one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// The value of `model`, quotes included.
-    pub model: Option<Range<usize>>,
-    /// The value of `usage`, also where it is `null`.
-    pub usage: Option<Range<usize>>,
+    /// The same bytes, and where things stand in them.
+    pub raw: Raw,
     /// What `usage` says; `None` where it is absent, `null` or says nothing.
-    pub usage_value: Option<Usage>,
-    /// Whether `choices` is there and empty.
-    pub choices_empty: bool,
+    pub usage: Option<Usage>,
     /// Whether there is an `error` other than `null`.
     pub error: bool,
-}
-
-impl Scan {
-    /// Whether the chunk is there only to tell the usage, so that a client that did not ask for
-    /// usage does not get it.
-    pub fn only_usage(&self) -> bool {
-        self.choices_empty && self.usage_value.is_some()
-    }
 }
 
 #[derive(Deserialize)]
@@ -62,19 +50,18 @@ pub fn span(whole: &[u8], part: &str) -> Range<usize> {
 }
 
 /// Reads an answer's body or the data of one chunk; fails where it is no JSON object.
-pub fn scan(bytes: &[u8]) -> Result<Scan, serde_json::Error> {
+pub fn scan(bytes: Bytes) -> Result<Scan, serde_json::Error> {
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(serde::de::Error::custom("expected an object"));
     }
-    let shallow: Shallow<'_> = serde_json::from_slice(bytes)?;
-    let range = |raw: &RawValue| span(bytes, raw.get());
-    Ok(Scan {
-        model: shallow.model.map(range),
-        usage: shallow.usage.map(range),
-        usage_value: shallow.usage.and_then(|raw| parse_usage(raw.get())),
-        choices_empty: shallow.choices.is_some_and(|raw| is_empty(raw.get())),
-        error: shallow.error.is_some(),
-    })
+    let shallow: Shallow<'_> = serde_json::from_slice(&bytes)?;
+    let range = |raw: &RawValue| span(&bytes, raw.get());
+    let (model, places) = (shallow.model.map(range), shallow.usage.map(range));
+    let usage = shallow.usage.and_then(|raw| parse_usage(raw.get()));
+    let choices_empty = shallow.choices.is_some_and(|raw| is_empty(raw.get()));
+    let error = shallow.error.is_some();
+    let raw = Raw { bytes, model, usage: places, tells_usage: usage.is_some(), choices_empty };
+    Ok(Scan { raw, usage, error })
 }
 
 /// Whether a JSON array or object has nothing in it.
@@ -149,7 +136,7 @@ pub fn is_finish(chunk: &[u8]) -> bool {
 
 /// A whole answer as the one chunk of a stream that says the same, for a server that answers
 /// whole though a stream was asked for. `None` where it is no such answer.
-pub fn chunk_of(answer: &[u8]) -> Option<Bytes> {
+pub fn chunk_of(answer: &[u8]) -> Option<Scan> {
     let mut whole: serde_json::Value = serde_json::from_slice(answer).ok()?;
     if whole.get("object").is_some_and(|object| object == "chat.completion") {
         whole["object"] = "chat.completion.chunk".into();
@@ -162,7 +149,7 @@ pub fn chunk_of(answer: &[u8]) -> Option<Bytes> {
         }
         choice["delta"] = delta;
     }
-    serde_json::to_vec(&whole).ok().map(Bytes::from)
+    scan(serde_json::to_vec(&whole).ok()?.into()).ok()
 }
 
 /// The ids of a list of models; fails where it is none.
@@ -231,16 +218,16 @@ impl ErrorBody {
 }
 
 /// The same answer or chunk, with `model` as its model's name and, unless `keep_usage`, without
-/// the member `usage`; every other byte stays. `scan` must be that of `bytes`.
-pub fn respell(bytes: &Bytes, scan: &Scan, model: &str, keep_usage: bool) -> Bytes {
+/// the member `usage`; every other byte stays.
+pub fn respell(raw: &Raw, model: &str, keep_usage: bool) -> Bytes {
     let mut edits = Edits::default();
-    if let Some(range) = &scan.model {
+    if let Some(range) = &raw.model {
         edits.add(range.clone(), quote(model));
     }
-    if let Some(range) = scan.usage.as_ref().filter(|_| !keep_usage) {
-        edits.add(member(bytes, range), Vec::new());
+    if let Some(range) = raw.usage.as_ref().filter(|_| !keep_usage) {
+        edits.add(member(&raw.bytes, range), Vec::new());
     }
-    edits.render(bytes)
+    edits.render(&raw.bytes)
 }
 
 /// The client's request for an upstream: `model` as its model's name and, with `ask_usage`,

@@ -59,25 +59,29 @@ fn a_models_name_is_escaped() {
     assert_eq!(splice(&body(r#"{"model":"a"}"#), "q\"\\\n", false), r#"{"model":"q\"\\\n"}"#);
 }
 
+fn scanned(bytes: &'static [u8]) -> Scan {
+    scan(Bytes::from_static(bytes)).unwrap()
+}
+
 #[test]
 fn a_scan_tells_where_things_stand() {
     let bytes = br#"{"model":"m","choices":[ ],"usage":{"prompt_tokens":3,"completion_tokens":4},"new":[1]}"#;
-    let found = scan(bytes).unwrap();
-    assert_eq!(&bytes[found.model.clone().unwrap()], br#""m""#);
-    assert_eq!(&bytes[found.usage.clone().unwrap()], br#"{"prompt_tokens":3,"completion_tokens":4}"#);
-    assert_eq!(found.usage_value, Some(Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 4 }));
-    assert!(found.choices_empty && found.only_usage() && !found.error);
+    let Scan { raw, usage, error } = scanned(bytes);
+    assert_eq!(&bytes[raw.model.clone().unwrap()], br#""m""#);
+    assert_eq!(&bytes[raw.usage.clone().unwrap()], br#"{"prompt_tokens":3,"completion_tokens":4}"#);
+    assert_eq!(usage, Some(Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 4 }));
+    assert!(raw.choices_empty && raw.only_usage() && !error);
 }
 
 #[test]
 fn a_chunk_with_choices_or_without_usage_is_not_only_usage() {
     let with_choices = br#"{"choices":[{"index":0}],"usage":{"prompt_tokens":3}}"#;
-    assert!(!scan(with_choices).unwrap().only_usage());
+    assert!(!scanned(with_choices).raw.only_usage());
     let filter_results = br#"{"choices":[],"prompt_filter_results":[],"usage":null}"#;
-    let found = scan(filter_results).unwrap();
+    let found = scanned(filter_results).raw;
     assert!(found.choices_empty && found.usage.is_some() && !found.only_usage());
-    assert!(!scan(b"{}").unwrap().choices_empty);
-    assert!(!scan(br#"{"choices":17}"#).unwrap().choices_empty);
+    assert!(!scanned(b"{}").raw.choices_empty);
+    assert!(!scanned(br#"{"choices":17}"#).raw.choices_empty);
 }
 
 #[test]
@@ -85,14 +89,14 @@ fn what_is_no_json_object_is_refused() {
     for bytes in
         [b"".as_slice(), b"[]", b"[1,2,3,4]", b"null", b"<html>", b"{\"choices\":", b"{} x", b"{\"model\":\"\xff\"}"]
     {
-        assert!(scan(bytes).is_err(), "{bytes:?}");
+        assert!(scan(Bytes::from_static(bytes)).is_err(), "{bytes:?}");
     }
 }
 
 #[test]
 fn an_error_in_a_chunk_is_seen() {
-    assert!(scan(br#"{"error":{"message":"x"}}"#).unwrap().error);
-    assert!(!scan(br#"{"error":null,"choices":[]}"#).unwrap().error);
+    assert!(scanned(br#"{"error":{"message":"x"}}"#).error);
+    assert!(!scanned(br#"{"error":null,"choices":[]}"#).error);
 }
 
 #[test]
@@ -106,16 +110,15 @@ fn an_answer_is_respelled_only_in_model_and_usage() {
         (r#"{"obfuscation":"zz","model":"m-2025"}"#, r#"{"obfuscation":"zz","model":"local/x"}"#),
     ];
     for (given, expected) in table {
-        let given = Bytes::from_static(given.as_bytes());
-        let respelled = respell(&given, &scan(&given).unwrap(), "local/x", false);
+        let respelled = respell(&scanned(given.as_bytes()).raw, "local/x", false);
         assert_eq!(respelled, expected);
     }
 }
 
 #[test]
 fn usage_stays_where_the_client_asked_for_it() {
-    let given = Bytes::from_static(br#"{"model":"m","usage":{"prompt_tokens":1}}"#);
-    assert_eq!(respell(&given, &scan(&given).unwrap(), "m", true).as_ptr(), given.as_ptr());
+    let given = br#"{"model":"m","usage":{"prompt_tokens":1}}"#;
+    assert_eq!(respell(&scanned(given).raw, "m", true).as_ptr(), given.as_ptr());
 }
 
 #[test]
@@ -182,13 +185,13 @@ fn a_list_of_models_is_read() {
 #[test]
 fn a_whole_answer_becomes_one_chunk_that_says_the_same() {
     let answer = br#"{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"c"}]},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1}}"#;
-    let chunk: serde_json::Value = serde_json::from_slice(&chunk_of(answer).unwrap()).unwrap();
+    let chunk: serde_json::Value = serde_json::from_slice(&chunk_of(answer).unwrap().raw.bytes).unwrap();
     assert_eq!(chunk["object"], "chat.completion.chunk");
     assert_eq!(chunk["choices"][0]["delta"]["tool_calls"][0], serde_json::json!({"id": "c", "index": 0}));
     assert_eq!(chunk["choices"][0]["finish_reason"], "tool_calls");
     assert_eq!(chunk["choices"][0].get("message"), None);
     assert_eq!(chunk["usage"]["prompt_tokens"], 1);
     let text = chunk_of(br#"{"object":"text_completion","choices":[{"text":"t","finish_reason":"stop"}]}"#).unwrap();
-    assert_eq!(text, r#"{"object":"text_completion","choices":[{"text":"t","finish_reason":"stop"}]}"#);
+    assert_eq!(text.raw.bytes, r#"{"object":"text_completion","choices":[{"text":"t","finish_reason":"stop"}]}"#);
     assert_eq!(chunk_of(b"{}"), None);
 }

@@ -62,7 +62,8 @@ fn end() -> Result<Delta> {
 }
 
 fn raw(json: &str) -> Result<Delta> {
-    Ok(Delta { choice: 0, part: Part::Raw, raw: Some(Bytes::from(json.to_owned())) })
+    let scanned = crate::wire::openai::scan(Bytes::from(json.to_owned())).unwrap();
+    Ok(Delta { choice: 0, part: Part::Raw, raw: Some(scanned.raw) })
 }
 
 fn token(bytes: &[u8], logprob: f32) -> Token {

@@ -75,7 +75,7 @@ async fn all(completion: Completion) -> (Vec<Bytes>, Result<Option<Usage>, Error
     for delta in deltas {
         assert!(end.is_none(), "nothing follows the end");
         match delta {
-            Ok(Delta { part: Part::Raw, raw: Some(bytes), .. }) => raw.push(bytes),
+            Ok(Delta { part: Part::Raw, raw: Some(passed), .. }) => raw.push(passed.bytes),
             Ok(Delta { part: Part::End(usage), .. }) => end = Some(Ok(usage)),
             Ok(other) => panic!("unexpected {other:?}"),
             Err(error) => end = Some(Err(error)),
