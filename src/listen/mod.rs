@@ -178,7 +178,7 @@ where
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // A timer for each head is dear, and `idle` sees a head that never ends.
-    builder.http1().header_read_timeout(None);
+    builder.http1().header_read_timeout(None).writev(false);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

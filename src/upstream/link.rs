@@ -37,7 +37,7 @@ pub(super) struct Single {
 impl Single {
     /// Speaks HTTP/1.1 over these bytes.
     pub(super) async fn open(io: Io) -> hyper::Result<Self> {
-        let (sender, driver) = http1::handshake(io).await?;
+        let (sender, driver) = http1::Builder::new().writev(false).handshake(io).await?;
         Ok(Single { sender, driver: Some(driver), home: Handle::current().id() })
     }
 
