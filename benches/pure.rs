@@ -98,6 +98,7 @@ fn answering(c: &mut Criterion) {
     let answer = Bytes::from(format!(
         r#"{{"id":"chatcmpl-1","object":"chat.completion","created":1790000000,"model":"gpt-4.1-mini-2025-04-14","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":100,"completion_tokens":120,"total_tokens":220}}}}"#
     ));
+    let answer = scan(answer).unwrap().raw;
     let (_, shape) = parse(body(1 << 10), &limits());
     let model = ModelId::new("openai/gpt-4.1-mini");
     c.bench_function("respond/1 KB JSON passed through", |b| {

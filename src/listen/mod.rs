@@ -1,21 +1,22 @@
 //! Sockets in: two ports, connections, signals, graceful drain.
 //!
 //! pingora's `Server` owns threads, signals and the order of start and stop; the ports accept
-//! (`port`); hyper speaks HTTP/1.1 and h2 on what they accept; tower's layers stand around the
-//! gateway (`layers`). SIGTERM and SIGINT drain: readiness fails, the data port accepts nothing
-//! more, answers in flight finish up to a limit. SIGHUP reloads. Called by `main`; tests drive
+//! (`port`); hyper speaks HTTP/1.1 and h2 on what they accept; `front` sheds what is too much for
+//! the gateway. SIGTERM and SIGINT drain: readiness fails, the data port accepts nothing more,
+//! answers in flight finish up to a limit. SIGHUP reloads. Called by `main`; tests drive
 //! [`connection`] from a listener of their own.
 
 mod admin;
 mod boot;
+mod front;
 mod idle;
-mod layers;
 mod port;
 mod state;
 
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -33,11 +34,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 
 use boot::{BootService, StopSignal};
+pub use front::Front;
 use idle::Traffic;
-pub use layers::Front;
 use port::{MOST_CONNECTIONS, Port, Serve, bind};
 pub use state::Running;
 use state::State;
@@ -171,10 +171,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let traffic = Arc::new(Traffic::default());
-    let (requests, service) = (Arc::clone(&traffic), front.service());
+    let (requests, front) = (Arc::clone(&traffic), Arc::new(front.clone()));
     let service = service_fn(move |request| {
-        let (open, answered) = (requests.begin(), service.clone().oneshot(request));
-        async move { answered.await.map(|answer| answer.map(|body| open.until_end_of(body))) }
+        let (open, front) = (requests.begin(), Arc::clone(&front));
+        async move { Ok::<_, Infallible>(front.answer(request).await.map(|body| open.until_end_of(body))) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // A timer for each head is dear, and `idle` sees a head that never ends.

@@ -133,7 +133,7 @@ impl Upstream {
         let mut request = http::Request::new(Full::default());
         *request.headers_mut() = self.headers.clone();
         let mut patience = Patience::new(PROBE_TIMEOUT);
-        let response = self.exchange(&self.asked, endpoint, &endpoint.models, request, &mut patience).await;
+        let response = self.exchange(&self.asked, (endpoint, &endpoint.models), request, &mut patience).await;
         let response = response.map_err(|failure| failure.error)?;
         let body = self.read(response.into_body(), &mut patience, PROBE_TIMEOUT).await?;
         parse_models(&body).map_err(|error| self.bad(&format!("its list of models cannot be read: {error}")))
@@ -255,7 +255,7 @@ impl Upstream {
         let sent = Instant::now();
         let mut stale = false;
         loop {
-            match self.exchange(&outgoing.asked, endpoint, place, self.compose(outgoing), patience).await {
+            match self.exchange(&outgoing.asked, (endpoint, place), self.compose(outgoing), patience).await {
                 Err(failure) if failure.again == Again::Stale && !stale && sent.elapsed() < STALE => stale = true,
                 other => return other,
             }
@@ -266,12 +266,11 @@ impl Upstream {
     async fn exchange(
         &self,
         asked: &Asked,
-        endpoint: &Endpoint,
-        place: &Place,
+        to: (&Endpoint, &Place),
         request: http::Request<Full<Bytes>>,
         patience: &mut Patience,
     ) -> Outcome<Response<Answer>> {
-        let asking = pin!(self.ask(endpoint, place, request));
+        let asking = pin!(self.ask(to, request));
         let answered = patience.during(asking).await;
         let response = answered.map_err(|limit| Failure::silent(&self.name, limit))??;
         if response.status().is_success() {
@@ -293,8 +292,7 @@ impl Upstream {
     /// Sends a request on a connection to the endpoint and waits for a head.
     async fn ask(
         &self,
-        endpoint: &Endpoint,
-        place: &Place,
+        (endpoint, place): (&Endpoint, &Place),
         mut request: http::Request<Full<Bytes>>,
     ) -> Outcome<Response<Answer>> {
         let link = endpoint.pool.take().await.map_err(|cause| Failure::unconnected(&self.name, &cause))?;
