@@ -32,6 +32,9 @@ pub struct Gateway {
 /// The header that names a request, in both directions.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
+/// How many headers tell a story.
+const TOLD: usize = 6;
+
 /// Longer than the longest answer of a local model, which a client without a stream waits for.
 const TIMEOUT_TO_HEAD: Duration = Duration::from_secs(3600);
 
@@ -127,10 +130,11 @@ pub(crate) fn request_id(own: Option<&HeaderValue>) -> Arc<str> {
 
 /// Every answer tells its story in its head.
 fn tell(headers: &mut HeaderMap, id: &str, meter: &Meter) {
+    headers.reserve(TOLD);
     if let Ok(id) = HeaderValue::from_str(id) {
         headers.insert(REQUEST_ID, id);
     }
-    headers.extend(meter.story().headers());
+    meter.story().tell(headers);
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Promises: values are printable ASCII whatever names hold; money is a plain decimal without
 //! exponent; what is not known yet is absent, not wrong. Told by the Meter, written by `gateway`.
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::attempt::Ending;
@@ -28,20 +28,21 @@ pub struct Story {
 }
 
 impl Story {
-    /// The headers `x-weir-served-by`, `-policy`, `-confidence`, `-cost-usd` and `-degraded`, as
-    /// far as they are known.
-    pub fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+    /// Sets the headers `x-weir-served-by`, `-policy`, `-confidence`, `-cost-usd` and `-degraded`,
+    /// as far as they are known.
+    pub fn tell(self, headers: &mut HeaderMap) {
         let told = [
             ("x-weir-served-by", self.served_by.as_ref().map(|model| printable(model.as_str()))),
-            ("x-weir-policy", self.policy.clone()),
-            ("x-weir-confidence", self.confidence.clone()),
+            ("x-weir-policy", self.policy),
+            ("x-weir-confidence", self.confidence),
             ("x-weir-cost-usd", self.cost_usd.map(render_usd)),
             ("x-weir-degraded", self.degraded.map(str::to_owned)),
         ];
-        let header = |(name, value): (&'static str, Option<String>)| {
-            Some((HeaderName::from_static(name), HeaderValue::try_from(value?).ok()?))
-        };
-        told.into_iter().filter_map(header).collect()
+        for (name, value) in told {
+            if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
     }
 
     /// `cost-usd=… confidence=…`, for the comment before a stream's `[DONE]`; what is unknown is
@@ -85,6 +86,12 @@ fn render_usd(dollars: f64) -> String {
 mod tests {
     use super::*;
 
+    fn told(story: Story) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        story.tell(&mut headers);
+        headers
+    }
+
     #[test]
     fn money_is_a_plain_decimal() {
         let cases = [(0.0, "0"), (1.0, "1"), (0.000_012_5, "0.0000125"), (1e-12, "0.000000000001"), (10.0, "10")];
@@ -95,7 +102,7 @@ mod tests {
 
     #[test]
     fn unknown_things_are_left_out() {
-        assert!(Story::default().headers().is_empty());
+        assert!(told(Story::default()).is_empty());
         assert_eq!(Story::default().comment(), "");
         let story = Story { cost_usd: Some(0.25), confidence: Some("margin=1".into()), ..Story::default() };
         assert_eq!(story.comment(), "cost-usd=0.25 confidence=margin=1");
@@ -104,7 +111,6 @@ mod tests {
     #[test]
     fn any_name_becomes_a_header() {
         let story = Story { served_by: Some(ModelId::new("up/mödel\r\nx: y")), ..Story::default() };
-        let headers = story.headers();
-        assert_eq!(headers[0].1, "up/m%C3%B6del%0D%0Ax: y");
+        assert_eq!(told(story)["x-weir-served-by"], "up/m%C3%B6del%0D%0Ax: y");
     }
 }

@@ -56,8 +56,16 @@ impl Single {
         }
     }
 
-    /// Whether the next exchange may begin: neither side has closed it and nothing is left of the last.
-    pub(super) fn is_ready(&mut self) -> bool {
+    /// Whether nothing is left of the last exchange, so that another may begin.
+    pub(super) fn is_free(&mut self) -> bool {
+        if !self.sender.is_ready() {
+            self.drive(&mut Context::from_waker(Waker::noop()));
+        }
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Whether the endpoint has not closed it meanwhile either.
+    pub(super) fn is_open(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.driver.is_some() && self.sender.is_ready()
     }

@@ -75,7 +75,7 @@ impl Pool {
 
     /// Takes back a connection whose answer has ended.
     pub(super) fn give(&self, mut single: Box<Single>) {
-        if !single.is_ready() {
+        if !single.is_free() {
             return;
         }
         let mut kept = self.kept();
@@ -121,7 +121,7 @@ impl Kept {
             let nearest = self.idle.iter().rposition(|idle| idle.single.home() == here);
             let place = nearest.or(self.idle.len().checked_sub(1))?;
             let Idle { since, mut single } = self.idle.remove(place);
-            if since.elapsed() < IDLE && single.is_ready() {
+            if since.elapsed() < IDLE && single.is_open() {
                 return Some(Link::Single(single));
             }
         }
