@@ -26,3 +26,4 @@ mod policies;
 #[cfg(all(test, feature = "local"))]
 mod sdk;
 mod signals;
+mod upstream_tls;
