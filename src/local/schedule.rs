@@ -140,8 +140,8 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 /// Which idle slots give up their cache: all but the one used last and, from the newest on, as
 /// many as hold at most `keep` tokens together.
 ///
-/// Every cached token costs each decode step a little: 1000 of them 4 to 8 % of a step of the
-/// small models here, less than reading them again costs once.
+/// Parked tokens cost memory only (22 KB each for the 135M, 12 KB for the 0.5B), and less time to
+/// bring back than to read again.
 pub(super) fn evict(held: &[Held<'_>], keep: usize) -> Vec<usize> {
     let mut idle: Vec<usize> = (0..held.len()).filter(|&i| held[i].free && !held[i].tokens.is_empty()).collect();
     idle.sort_by_key(|&i| std::cmp::Reverse(held[i].used));

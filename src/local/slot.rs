@@ -1,10 +1,13 @@
 //! One sequence of an engine's context: what its KV cache holds, and the run that uses it.
 //!
 //! A run goes from `Prefill` (its prompt is read in chunks) or `Follow` (another choice of the
-//! same prompt reads it) to `Decode` (one token a step), and then leaves the slot. The cache stays
-//! behind for the next request with the same beginning.
+//! same prompt reads it) to `Decode` (one token a step), and then leaves the slot. What it read
+//! stays behind for the next request with the same beginning: in the KV cache while nobody else
+//! decodes, then parked in memory of its own, where attention does not pass over it.
 
 use std::sync::Arc;
+
+use llama_cpp_2::context::session::SeqState;
 
 use super::answer::Answer;
 use super::schedule::Held;
@@ -12,8 +15,10 @@ use super::schedule::Held;
 /// One sequence.
 #[derive(Default)]
 pub(super) struct Slot {
-    /// The tokens in the KV cache, by position.
+    /// The tokens whose keys and values are here, by position: in the KV cache, or parked.
     pub(super) tokens: Vec<u32>,
+    /// Their keys and values while nobody needs them.
+    pub(super) parked: Option<SeqState>,
     /// When the slot was used last: smaller is longer ago.
     pub(super) used: u64,
     /// The choice being answered.
@@ -51,6 +56,11 @@ impl Slot {
     /// The slot as the scheduler sees it.
     pub(super) fn held(&self) -> Held<'_> {
         Held { tokens: &self.tokens, free: self.run.is_none(), used: self.used }
+    }
+
+    /// Whether its part of the KV cache is worth moving out of the way.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        self.run.is_none() && self.parked.is_none() && !self.tokens.is_empty()
     }
 
     /// The request that is answered here.

@@ -167,6 +167,28 @@ fn a_prompt_with_a_known_beginning_is_not_read_again() {
 }
 
 #[test]
+fn what_was_read_comes_back_after_others_were_answered() {
+    runtime().block_on(async {
+        let smol = open(weir::local::ModelConfig { slots: 3, context: Some(512), ..config(SMOL) }).await;
+        let story = "The lighthouse keeper counted the ships that passed in the night. ".repeat(12);
+        let again = format!("{story}Then came the storm");
+        let first = ask(&smol, text(&story, greedy(4))).await.expect("an answer");
+        for other in ["One", "Two words"] {
+            ask(&smol, text(other, greedy(4))).await.expect("an answer");
+        }
+        let whole = ask(&smol, text(&story, greedy(4))).await.expect("an answer");
+        assert_eq!(whole.choices[0].text, first.choices[0].text);
+        assert_eq!(whole.usage.cached_tokens, first.usage.prompt_tokens - 1);
+        ask(&smol, text("Three", greedy(4))).await.expect("an answer");
+        let (one, two) = futures::join!(ask(&smol, text(&again, greedy(4))), ask(&smol, text(&again, greedy(4))));
+        for copied in [one, two] {
+            let usage = copied.expect("an answer").usage;
+            assert!(usage.cached_tokens + 8 > first.usage.prompt_tokens, "{usage:?}");
+        }
+    });
+}
+
+#[test]
 fn a_seed_fixes_the_answer_of_the_same_batch_shape() {
     runtime().block_on(async {
         let smol = open(weir::local::ModelConfig { slots: 1, context: Some(256), ..config(SMOL) }).await;
