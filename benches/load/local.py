@@ -210,9 +210,9 @@ def render_engine(engine: list[dict[str, Any]]) -> str:
         "## The engine against the bare decode loop\n\n"
         f"One process, one compute thread, prompts of about 25 tokens, greedy; medians of {rounds} rounds in which engine and loop take "
         "turns. The loop is llama.cpp's `llama_decode` on one token per sequence and step, and the greatest logit: no scores, no text, no "
-        "requests. Both contexts have 8192 cells. The engine keeps idle prefixes in its cache for requests to come, and attention passes over "
-        "them: the first ratio is against a loop whose cache holds as much, though side by side, where the engine's lies scattered; the second, "
-        "against a loop whose cache holds nothing else, has the whole price of keeping prefixes in it. Ratios are medians of the rounds' own. Time to first token: median over the requests that come "
+        "requests. Both contexts have 8192 cells. What idle slots hold is parked outside the cache "
+        "while others decode, so that attention does not pass over it; the idle tokens are those still in the cache at the end of a pass, and "
+        "the first ratio is against a loop whose cache holds as many. Where there are none, both loops are alike and differ by noise. Ratios are medians of the rounds' own. Time to first token: median over the requests that come "
         "at once; the engine lets early ones decode while it reads the rest, the loop reads all prompts first.\n\n"
         + table(["model", "at once", *(head for head, _, _ in ENGINE_FIGURES)], lines)
         + "\n"

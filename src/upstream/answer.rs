@@ -5,7 +5,8 @@
 //! completed from one that broke off. Dropping it closes the connection (or h2 stream), which is
 //! how the upstream learns that nobody listens any more. `call` makes it.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -30,36 +31,43 @@ pub(super) const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
 /// again.
 const LINGER: Duration = Duration::from_millis(25);
 
-/// The time-outs of one call: a single timer, armed again for each wait.
+/// The time-outs of one call: a single timer, armed where a wait begins. What is there already
+/// costs no timer.
 #[derive(Debug)]
 pub(super) struct Patience {
-    sleep: Pin<Box<Sleep>>,
+    sleep: Option<Pin<Box<Sleep>>>,
     limit: Duration,
+    armed: bool,
 }
 
 impl Patience {
-    /// Waits at most `limit`, from now.
+    /// Waits at most `limit`, from the first wait on.
     pub(super) fn new(limit: Duration) -> Self {
-        Patience { sleep: Box::pin(tokio::time::sleep(limit)), limit }
+        Patience { sleep: None, limit, armed: false }
     }
 
-    /// Waits at most `limit`, from now again.
+    /// Waits at most `limit`, from the next wait on.
     pub(super) fn renew(&mut self, limit: Duration) {
-        self.limit = limit;
-        self.sleep.as_mut().reset(Instant::now() + limit);
+        (self.limit, self.armed) = (limit, false);
     }
 
     /// Runs `work`; `Err` is the limit that passed first. Cancel-safe as far as `work` is.
     pub(super) async fn during<T>(&mut self, work: impl Future<Output = T>) -> std::result::Result<T, Duration> {
-        tokio::select! {
-            biased;
-            done = work => Ok(done),
-            () = self.sleep.as_mut() => Err(self.limit),
-        }
+        let mut work = pin!(work);
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => self.poll(cx).map(|()| Err(self.limit)),
+        })
+        .await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.sleep.as_mut().poll(cx)
+        let (limit, armed) = (self.limit, std::mem::replace(&mut self.armed, true));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if !armed {
+            sleep.as_mut().reset(Instant::now() + limit);
+        }
+        sleep.as_mut().poll(cx)
     }
 }
 
