@@ -35,14 +35,19 @@
 
 mod calibration;
 mod features;
+mod fit;
 mod judge;
+pub mod measure;
 mod running;
 mod score;
+mod split;
 #[cfg(test)]
 mod tests;
 
 pub use calibration::{Basis, Calibration, Certificate, Key, Quality, RiskKind};
 pub use features::{Feature, Features};
+pub use fit::Graded;
 pub use judge::{Judge, Measure};
 pub use running::Running;
 pub use score::{Isotonic, Logistic, Platt, Raw, Score, Step, Term, Transform};
+pub use split::Split;

@@ -146,7 +146,7 @@ impl Histogram {
     /// The bin of a value; what is below 0 counts as 0, NaN too.
     pub(super) fn bin(value: f64) -> usize {
         let place = 2.0 * (value.log2() - Histogram::LOWEST_EXPONENT);
-        if place >= 0.0 { (place as usize + 1).min(Histogram::BINS - 1) } else { 0 }
+        if place >= 0.0 { (place as usize).min(Histogram::BINS - 2) + 1 } else { 0 }
     }
 
     /// The lower edge of a bin; that of the last but one is infinite.

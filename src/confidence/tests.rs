@@ -1,5 +1,12 @@
 //! What the scores and judges promise.
 
+mod calibration;
+mod fit;
+mod measure;
+mod random;
+mod running;
+mod score;
+
 use super::running::decimal;
 use super::*;
 use crate::request::{Token, Trace};
@@ -43,24 +50,9 @@ fn pushing_tokens_gives_what_a_scan_of_the_trace_gives() {
 }
 
 #[test]
-fn a_score_that_can_only_fall_never_rises() {
-    let mut running = Running::default();
-    let mut last = [f64::INFINITY; 4];
-    for step in 0..60u16 {
-        running.push(&token(-f32::from(step * 13 % 17) / 5.0, f32::from(step * 7 % 19)));
-        for (index, score) in Feature::TOLD.into_iter().enumerate() {
-            let value = running.value(score).unwrap();
-            assert!(!score.can_only_fall() || value <= last[index], "{score} rose");
-            last[index] = value;
-        }
-    }
-    assert!(!Feature::MeanLogprob.can_only_fall());
-}
-
-#[test]
 fn names_round_trip_and_unknown_ones_are_none() {
-    for score in Feature::TOLD {
-        assert_eq!(Feature::parse(score.name()), Some(score));
+    for feature in Feature::ALL {
+        assert_eq!(Feature::parse(feature.name()), Some(feature));
     }
     assert_eq!(Feature::parse("min-logprob"), None);
 }
