@@ -208,7 +208,7 @@ fn judging(c: &mut Criterion) {
                     running.push(black_box(token));
                     judge.accepts_answer(&running) && !judge.is_lost(&running)
                 };
-                answer.iter().filter(|token| believed(*token)).count()
+                answer.iter().filter(|token| believed(token)).count()
             });
         });
     }

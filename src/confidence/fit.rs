@@ -4,6 +4,8 @@
 //! even where right and wrong answers can be told apart perfectly; rows that teach nothing are
 //! refused with a sentence that says what is missing. Pure; called by the offline tools.
 
+use std::iter::once;
+
 use super::score::sigmoid;
 use super::{Feature, Features, Isotonic, Logistic, Platt, Step, Term, Transform};
 
@@ -224,11 +226,11 @@ impl Likelihood<'_> {
         for (row, &right) in self.right.iter().enumerate() {
             let p = sigmoid(self.log_odds(at, row));
             let (error, spread) = (f64::from(u8::from(right)) - p, p * (1.0 - p));
-            let input = |place: usize| if place == 0 { 1.0 } else { self.columns[place - 1].values[row] };
-            for i in 0..size {
-                gradient[i] += error * input(i);
-                for j in 0..=i {
-                    curvature[i][j] += spread * input(i) * input(j);
+            let inputs = || once(1.0).chain(self.columns.iter().map(|column| column.values[row]));
+            for ((slope, bends), input) in gradient.iter_mut().zip(&mut curvature).zip(inputs()) {
+                *slope += error * input;
+                for (bend, other) in bends.iter_mut().zip(inputs()) {
+                    *bend += spread * input * other;
                 }
             }
         }
