@@ -28,6 +28,7 @@
 //! **Concurrency.** None: pure values, no locks, no clock. `execute` holds one [`Running`] per
 //! choice of an answer; `policy` makes the [`Judge`]s; `api` renders scores into headers.
 
+pub mod audit;
 pub mod bounds;
 pub mod certify;
 mod running;
