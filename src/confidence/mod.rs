@@ -33,7 +33,10 @@
 //! **Concurrency.** None: pure values, no locks, no clock. `execute` holds one [`Running`] per
 //! choice of an answer; `policy` makes the [`Judge`]s; `api` renders features into headers.
 
+pub mod audit;
+pub mod bounds;
 mod calibration;
+pub mod certify;
 mod features;
 mod fit;
 mod judge;
