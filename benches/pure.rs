@@ -13,8 +13,11 @@ use http_body_util::Full;
 use weir::account::{Meter, Prices, Receipt, Record};
 use weir::api::{self, Asker, Limits, Route, Shape};
 use weir::backend::{Completion, Status};
+use weir::confidence::{
+    Basis, Calibration, Feature, Judge, Key, Logistic, Platt, Quality, Running, Score, Term, Transform,
+};
 use weir::policy::{Facts, Names, Policy};
-use weir::request::{Delta, ModelId, Part, Request, TenantId, Usage};
+use weir::request::{Delta, ModelId, Part, Request, TenantId, Token, Usage};
 use weir::wire::openai::{respell, scan};
 use weir::wire::sse::{Decoder, render_into};
 
@@ -149,5 +152,68 @@ fn accounting(c: &mut Criterion) {
     });
 }
 
-criterion_group!(pure, parsing, deciding, streaming, answering, accounting);
+/// A judge by a fitted score.
+fn judge(score: Score) -> Judge {
+    let calibration = Calibration {
+        version: 1,
+        name: "bench".into(),
+        model: "local/qwen-0.5b".into(),
+        model_sha256: "0".repeat(64),
+        slice: "all".into(),
+        basis: Basis::Gold,
+        grader: None,
+        score,
+        key: Key { template: None, sampler: Key::GREEDY.into(), constraint: None, max_tokens: None, hold_back: None },
+        fitted_rows: 300,
+        quality: Quality { rows: 300, auroc: 0.75, ece: Some(0.03), brier: Some(0.2) },
+        date: "2026-11-24".into(),
+        attempts: 0,
+        certificates: Vec::new(),
+    };
+    Judge::calibrated(Arc::new(calibration), 0.5)
+}
+
+/// A gate folds each token of an answer into its features and asks its judge each time.
+fn judging(c: &mut Criterion) {
+    const TOKENS: u64 = 200;
+    let token = |place: u64| Token {
+        bytes: Bytes::from_static(b" and"),
+        logprob: -0.001 * (place % 37) as f32,
+        margin: (place % 11) as f32 + 0.5,
+        entropy: 0.1 * (place % 7) as f32,
+        top: Vec::new(),
+        end: place + 1 == TOKENS,
+    };
+    let answer: Vec<Token> = (0..TOKENS).map(token).collect();
+    let terms = Feature::ALL.map(|feature| Term { feature, mean: 0.5, scale: 2.0, weight: 0.3 });
+    let (feature, transform) = (Feature::SumLogprob, Transform::OneSided);
+    let judges = [
+        ("min_logprob", Judge::at_least(Feature::MinLogprob, -1.2)),
+        ("platt", judge(Score::Platt(Platt { feature, transform, weight: 0.5, bias: 0.1 }))),
+        ("logistic over all features", judge(Score::Logistic(Logistic { bias: 0.1, terms: terms.into() }))),
+    ];
+    let mut group = c.benchmark_group("score");
+    for (name, judge) in &judges {
+        group.bench_function(format!("200 tokens, then decide: {name}"), |b| {
+            b.iter(|| {
+                let mut running = Running::default();
+                answer.iter().for_each(|token| running.push(black_box(token)));
+                judge.accepts_answer(&running)
+            });
+        });
+        group.bench_function(format!("200 tokens, decide at each: {name}"), |b| {
+            b.iter(|| {
+                let mut running = Running::default();
+                let mut believed = |token: &Token| {
+                    running.push(black_box(token));
+                    judge.accepts_answer(&running) && !judge.is_lost(&running)
+                };
+                answer.iter().filter(|token| believed(token)).count()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(pure, parsing, deciding, streaming, answering, accounting, judging);
 criterion_main!(pure);

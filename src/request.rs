@@ -443,6 +443,8 @@ pub struct Trace {
     pub margins: Vec<f32>,
     /// Entropy per token, nats.
     pub entropies: Vec<f32>,
+    /// Whether the last token ended the turn.
+    pub ended: bool,
 }
 
 impl Trace {
@@ -451,6 +453,7 @@ impl Trace {
         self.logprobs.push(token.logprob);
         self.margins.push(token.margin);
         self.entropies.push(token.entropy);
+        self.ended = token.end;
     }
 
     /// How many tokens there are.

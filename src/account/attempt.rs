@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::Price;
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
 use super::tab::{Form, Served, State, Tab};
-use crate::confidence::{Running, ScoreName};
+use crate::confidence::{Feature, Running};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Delta, Finish, ModelId, Part, Usage};
 
@@ -217,7 +217,7 @@ impl Leg {
     /// The scores of the choice with the least probable token; `None` before the first token.
     pub(super) fn least_sure(&self) -> Option<Running> {
         let least = |running: &Running| {
-            let value = running.value(ScoreName::MinLogprob)?;
+            let value = running.value(Feature::MinLogprob)?;
             Some(if value.is_nan() { f64::NEG_INFINITY } else { value })
         };
         let scored = self.choices.iter().filter_map(|running| Some((least(running)?, running)));

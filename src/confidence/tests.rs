@@ -1,5 +1,12 @@
 //! What the scores and judges promise.
 
+mod calibration;
+mod fit;
+mod measure;
+mod random;
+mod running;
+mod score;
+
 use super::running::decimal;
 use super::*;
 use crate::request::{Token, Trace};
@@ -23,10 +30,10 @@ fn each_score_follows_its_formula() {
         trace.push(&token(logprob, margin));
     }
     let scores = Running::of(&trace);
-    assert_eq!(scores.value(ScoreName::MinLogprob), Some(-1.25));
-    assert_eq!(scores.value(ScoreName::SumLogprob), Some(-2.0));
-    assert_eq!(scores.value(ScoreName::MeanLogprob), Some(-2.0 / 3.0));
-    assert_eq!(scores.value(ScoreName::Margin), Some(0.25));
+    assert_eq!(scores.value(Feature::MinLogprob), Some(-1.25));
+    assert_eq!(scores.value(Feature::SumLogprob), Some(-2.0));
+    assert_eq!(scores.value(Feature::MeanLogprob), Some(-2.0 / 3.0));
+    assert_eq!(scores.value(Feature::Margin), Some(0.25));
 }
 
 #[test]
@@ -43,38 +50,23 @@ fn pushing_tokens_gives_what_a_scan_of_the_trace_gives() {
 }
 
 #[test]
-fn a_score_that_can_only_fall_never_rises() {
-    let mut running = Running::default();
-    let mut last = [f64::INFINITY; 4];
-    for step in 0..60u16 {
-        running.push(&token(-f32::from(step * 13 % 17) / 5.0, f32::from(step * 7 % 19)));
-        for (index, score) in ScoreName::ALL.into_iter().enumerate() {
-            let value = running.value(score).unwrap();
-            assert!(!score.can_only_fall() || value <= last[index], "{score} rose");
-            last[index] = value;
-        }
-    }
-    assert!(!ScoreName::MeanLogprob.can_only_fall());
-}
-
-#[test]
 fn names_round_trip_and_unknown_ones_are_none() {
-    for score in ScoreName::ALL {
-        assert_eq!(ScoreName::parse(score.name()), Some(score));
+    for feature in Feature::ALL {
+        assert_eq!(Feature::parse(feature.name()), Some(feature));
     }
-    assert_eq!(ScoreName::parse("min-logprob"), None);
+    assert_eq!(Feature::parse("min-logprob"), None);
 }
 
 #[test]
 fn a_threshold_is_inclusive() {
-    let judge = Judge::at_least(ScoreName::MinLogprob, -1.25);
+    let judge = Judge::at_least(Feature::MinLogprob, -1.25);
     assert!(judge.accepts(-1.25) && judge.accepts(0.0));
     assert!(!judge.accepts(-1.26));
 }
 
 #[test]
 fn an_answer_without_a_token_is_never_accepted_but_not_lost() {
-    for score in ScoreName::ALL {
+    for score in Feature::TOLD {
         let judge = Judge::at_least(score, f64::NEG_INFINITY);
         assert!(!judge.accepts_answer(&Running::default()));
         assert!(!judge.is_lost(&Running::default()));
@@ -84,22 +76,22 @@ fn an_answer_without_a_token_is_never_accepted_but_not_lost() {
 #[test]
 fn nan_is_never_accepted_and_does_not_heal() {
     for tokens in [[(f32::NAN, 1.0), (-0.1, 1.0)], [(-0.1, f32::NAN), (-0.1, 1.0)]] {
-        for score in ScoreName::ALL {
+        for score in Feature::TOLD {
             let judge = Judge::at_least(score, f64::NEG_INFINITY);
             assert!(!judge.accepts_answer(&answer(&tokens)), "{score}");
             assert!(judge.is_lost(&answer(&tokens)), "{score}");
         }
     }
-    assert!(!Judge::at_least(ScoreName::Margin, f64::NAN).accepts(1.0));
+    assert!(!Judge::at_least(Feature::Margin, f64::NAN).accepts(1.0));
 }
 
 #[test]
 fn early_escalation_waits_for_a_mean_and_not_for_the_others() {
     let doubtful = answer(&[(-3.0, 0.1)]);
-    assert!(Judge::at_least(ScoreName::MinLogprob, -1.0).is_lost(&doubtful));
-    assert!(Judge::at_least(ScoreName::SumLogprob, -1.0).is_lost(&doubtful));
-    assert!(Judge::at_least(ScoreName::Margin, 0.5).is_lost(&doubtful));
-    assert!(!Judge::at_least(ScoreName::MeanLogprob, -1.0).is_lost(&doubtful));
+    assert!(Judge::at_least(Feature::MinLogprob, -1.0).is_lost(&doubtful));
+    assert!(Judge::at_least(Feature::SumLogprob, -1.0).is_lost(&doubtful));
+    assert!(Judge::at_least(Feature::Margin, 0.5).is_lost(&doubtful));
+    assert!(!Judge::at_least(Feature::MeanLogprob, -1.0).is_lost(&doubtful));
 }
 
 #[test]
@@ -120,7 +112,7 @@ fn without_a_threshold_nothing_is_accepted_and_all_is_lost() {
 
 #[test]
 fn a_judge_says_what_it_compares() {
-    assert_eq!(Judge::at_least(ScoreName::MinLogprob, -1.2).to_string(), "min_logprob >= -1.2");
+    assert_eq!(Judge::at_least(Feature::MinLogprob, -1.2).to_string(), "min_logprob >= -1.2");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Backends, run};
 use crate::account::{AttemptOutcome, Meter, Outcome, Price, Prices, Reason, Receipt, Record};
 use crate::backend::fake::{Fake, Step, end, finish, raw, say, say_on};
 use crate::backend::{Completion, Status};
-use crate::confidence::{Judge, ScoreName};
+use crate::confidence::{Feature, Judge};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
 use crate::request::{Ask, Chat, ClientBody, Finish, Message, ModelId, Part, Request, Role, Sampling, TenantId};
@@ -173,7 +173,7 @@ fn direct(names: &[&str]) -> Plan {
     Plan::Direct { targets: names.iter().map(|name| ModelId::new(*name)).collect() }
 }
 
-fn gate(score: ScoreName, threshold: f64, hold_back: HoldBack) -> Gate {
+fn gate(score: Feature, threshold: f64, hold_back: HoldBack) -> Gate {
     Gate { judge: Arc::new(Judge::at_least(score, threshold)), hold_back }
 }
 
@@ -185,7 +185,7 @@ fn cascade(gate: Gate, on_failure: OnFailure) -> Plan {
 
 /// min_logprob ≥ -1, with this hold-back.
 fn min_gate(hold_back: HoldBack) -> Gate {
-    gate(ScoreName::MinLogprob, -1.0, hold_back)
+    gate(Feature::MinLogprob, -1.0, hold_back)
 }
 
 mod direct_plans {
@@ -288,7 +288,7 @@ mod cascades {
 
     #[tokio::test(start_paused = true)]
     async fn early_escalation_comes_before_any_byte_and_cancels_the_local_work() {
-        for score in [ScoreName::MinLogprob, ScoreName::SumLogprob] {
+        for score in [Feature::MinLogprob, Feature::SumLogprob] {
             let local = fake([say("sure ", &[-0.1]), say("unsure ", &[-3.0]), Step::Wait(LONG), say("more", &[-0.1])]);
             let up = large();
             let house = House::of(&[(LOCAL, &local), (UP, &up)]);
@@ -306,7 +306,7 @@ mod cascades {
     #[tokio::test(start_paused = true)]
     async fn a_small_margin_escalates_early_too() {
         let (local, up) = (fake([say("close call", &[-0.1]), Step::Hang]), large());
-        let plan = cascade(gate(ScoreName::Margin, 1.5, HoldBack::Tokens(8)), OnFailure::Error);
+        let plan = cascade(gate(Feature::Margin, 1.5, HoldBack::Tokens(8)), OnFailure::Error);
         assert_eq!(House::of(&[(LOCAL, &local), (UP, &up)]).ask(plan).await.text(), "big");
     }
 
@@ -338,7 +338,7 @@ mod cascades {
     #[tokio::test(start_paused = true)]
     async fn the_mean_may_rise_again_until_the_hold_back_ends() {
         let rising = || fake([say("a ", &[-3.0]), say("b ", &[-0.1]), say("c", &[-0.1]), end(5, 3)]);
-        let mean = |hold_back| cascade(gate(ScoreName::MeanLogprob, -1.2, hold_back), OnFailure::Error);
+        let mean = |hold_back| cascade(gate(Feature::MeanLogprob, -1.2, hold_back), OnFailure::Error);
         let (local, up) = (rising(), large());
         let told = House::of(&[(LOCAL, &local), (UP, &up)]).ask(mean(HoldBack::Tokens(3))).await;
         assert_eq!(told.text(), "a b c");
@@ -355,7 +355,7 @@ mod cascades {
         let house = House::of(&[(LOCAL, &doubtful_end), (UP, &up)]).not_streaming();
         let told = house.ask(cascade(min_gate(HoldBack::Tokens(1)), OnFailure::Error)).await;
         assert_eq!(told.text(), "big");
-        let mean = cascade(gate(ScoreName::MeanLogprob, -1.0, HoldBack::All), OnFailure::Error);
+        let mean = cascade(gate(Feature::MeanLogprob, -1.0, HoldBack::All), OnFailure::Error);
         let told = house.ask(mean).await;
         assert_eq!(told.reasons(), [Some(Reason::LowConfidence), Some(Reason::Accepted)]);
         assert!(!told.receipt.attempts[0].estimated, "the small one told its usage");
@@ -381,7 +381,7 @@ mod cascades {
     async fn an_answer_without_a_token_escalates() {
         let (local, up) = (fake([finish(Finish::Stop), end(5, 0)]), large());
         let house = House::of(&[(LOCAL, &local), (UP, &up)]);
-        let told = house.ask(cascade(gate(ScoreName::MinLogprob, -99.0, HoldBack::Tokens(0)), OnFailure::Error)).await;
+        let told = house.ask(cascade(gate(Feature::MinLogprob, -99.0, HoldBack::Tokens(0)), OnFailure::Error)).await;
         assert_eq!((told.text(), told.reasons()[0]), ("big", Some(Reason::LowConfidence)));
     }
 

@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 use super::names::{self, Family};
-use crate::confidence::{Running, ScoreName};
+use crate::confidence::{Feature, Running};
 
 /// Seconds, for waits of a person: 5 ms … 300 s.
 const LONG_SECONDS: &[f64] = &[
@@ -137,7 +137,7 @@ impl Series {
 impl Families {
     /// Notes the scores of a model's answer.
     pub(super) fn observe_scores(&self, label: &str, scores: &Running) {
-        for score in ScoreName::ALL {
+        for score in Feature::TOLD {
             if let Some(value) = scores.value(score).filter(|value| value.is_finite()) {
                 self.confidence.with_label_values(&[label, score.name()]).observe(value);
             }

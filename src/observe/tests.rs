@@ -12,7 +12,7 @@ use super::{Metrics, Reload, names};
 use crate::account::{Meter, Price, Prices};
 use crate::backend::fake::{Fake, Step, end, raw, say};
 use crate::backend::{Breaker, Status};
-use crate::confidence::{Judge, ScoreName};
+use crate::confidence::{Feature, Judge};
 use crate::error::{Error, Kind, Origin, Retry};
 use crate::execute::{Backends, run};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
@@ -51,7 +51,7 @@ fn request(model: &str) -> Request {
 }
 
 fn cascade() -> Plan {
-    judged_by(Judge::at_least(ScoreName::MinLogprob, -1.0))
+    judged_by(Judge::at_least(Feature::MinLogprob, -1.0))
 }
 
 fn judged_by(judge: Judge) -> Plan {

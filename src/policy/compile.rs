@@ -12,7 +12,7 @@ use super::condition::Condition;
 use super::form::{Entry, Form, Section, suggest};
 use super::vocabulary::Vocabulary;
 use super::{Names, Outcome, Policy};
-use crate::confidence::{Judge, ScoreName};
+use crate::confidence::{Feature, Judge};
 use crate::error::Problem;
 use crate::plan::{Gate, HoldBack, OnFailure, Plan, Stage};
 use crate::request::ModelId;
@@ -247,7 +247,7 @@ impl<'s> Compiler<'s, '_> {
         let score = name.and_then(|entry| self.score(&accept.title, entry));
         let threshold = self.form.required(accept, "at_least").and_then(|entry| {
             let threshold = self.form.number(&accept.title, "at_least", entry)?;
-            let probability = matches!(score, Some(score) if score != ScoreName::Margin);
+            let probability = score.is_some_and(Feature::is_logprob);
             if probability && threshold > 0.0 {
                 let message =
                     format!("{}: nothing reaches {threshold}: a log-probability is never above 0", accept.title);
@@ -278,11 +278,11 @@ impl<'s> Compiler<'s, '_> {
         Some(Judge::uncertified(else_threshold?))
     }
 
-    fn score(&mut self, title: &str, entry: &Entry<'s>) -> Option<ScoreName> {
+    fn score(&mut self, title: &str, entry: &Entry<'s>) -> Option<Feature> {
         let name = self.form.text(title, "score", entry)?;
-        let score = ScoreName::parse(name);
+        let score = Feature::parse(name).filter(|feature| feature.is_score());
         if score.is_none() {
-            let hint = suggest(name, ScoreName::ALL.into_iter().map(ScoreName::name));
+            let hint = suggest(name, Feature::ALL.into_iter().filter(|feature| feature.is_score()).map(Feature::name));
             self.form.problem(entry.span(), format!("{title}: unknown score \"{name}\"{hint}"));
         }
         score

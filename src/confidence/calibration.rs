@@ -1,0 +1,275 @@
+//! A calibration: a score made for one model file and one slice, and what is certified about it.
+//!
+//! Hides the file's form (JSON, `version` 1). Promises: what parses is sound: every number finite
+//! and in its range, every feature known, no unknown key; what is rendered parses to the same
+//! value. The offline tools write it, `control` loads it, a [`super::Judge`] asks its score.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Feature, Score, Transform};
+
+/// The version of the file's form.
+const VERSION: u32 = 1;
+
+/// A score with its origin, its quality and its certificates.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// The form of the file: 1.
+    pub version: u32,
+    /// What a policy calls it.
+    pub name: String,
+    /// The model whose answers were graded.
+    pub model: String,
+    /// The SHA-256 of that model's file, 64 hexadecimal digits; for another file it means nothing.
+    pub model_sha256: String,
+    /// The kind of traffic it was made on; for other traffic nothing is promised.
+    pub slice: String,
+    /// What "right" means.
+    pub basis: Basis,
+    /// Who graded, where that was an upstream or a judge; `None` for gold.
+    pub grader: Option<String>,
+    /// The score.
+    pub score: Score,
+    /// How the answers were made; a certificate holds for no other way.
+    pub key: Key,
+    /// The rows the score was fitted on; they take no part in certificates.
+    pub fitted_rows: u64,
+    /// How good it is on rows it was not fitted on.
+    pub quality: Quality,
+    /// When it was made, as the maker wrote it: `2026-11-23`.
+    pub date: String,
+    /// How often certification was attempted on this slice, each attempt with less delta to spend.
+    pub attempts: u32,
+    /// What is certified.
+    pub certificates: Vec<Certificate>,
+}
+
+/// Where the labels came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Known answers: a wrong one is an error.
+    Gold,
+    /// An upstream's answers: a wrong one is a disagreement.
+    UpstreamAgreement,
+    /// A model that was asked to grade: a wrong one is one that it disliked.
+    Judge,
+}
+
+/// How the answers were made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The hash of the chat template; `None`: the model file's own.
+    pub template: Option<String>,
+    /// How tokens were chosen.
+    pub sampler: String,
+    /// The hash of the grammar or schema that bound the answers; `None`: free.
+    pub constraint: Option<String>,
+    /// The bucket of the limit on tokens ([`Key::bucket`]); `None`: without a limit.
+    pub max_tokens: Option<u64>,
+    /// How many tokens were judged; `None`: the whole answer.
+    pub hold_back: Option<u64>,
+}
+
+impl Key {
+    /// The sampler that takes the most probable token.
+    pub const GREEDY: &str = "greedy";
+
+    /// The bucket of a limit on tokens: the least of 16, 64, 256, 1024, … that is not below it.
+    pub fn bucket(max_tokens: u64) -> u64 {
+        let mut bucket: u64 = 16;
+        while bucket < max_tokens {
+            bucket = bucket.saturating_mul(4);
+        }
+        bucket
+    }
+}
+
+/// How well a score tells right from wrong answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quality {
+    /// The rows measured on.
+    pub rows: u64,
+    /// The chance that a right answer scores above a wrong one (ties: half).
+    pub auroc: f64,
+    /// Expected calibration error; `None` where the score is no probability.
+    pub ece: Option<f64>,
+    /// Mean squared error of the probability; `None` where the score is none.
+    pub brier: Option<f64>,
+}
+
+/// A promise about the answers kept: with probability at least 1 − `delta` over the labels drawn,
+/// the risk named by `kind` is at most `alpha` when answers with a score of at least `threshold`
+/// are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// Which risk.
+    pub kind: RiskKind,
+    /// Its bound.
+    pub alpha: f64,
+    /// The chance that the bound does not hold, for all attempts on the slice together.
+    pub delta: f64,
+    /// From which value of the score on an answer is kept.
+    pub threshold: f64,
+    /// The labels used.
+    pub rows: u64,
+    /// How many of them were kept.
+    pub kept: u64,
+    /// How many of those were wrong.
+    pub wrong: u64,
+    /// Which attempt on the slice it was, from 1.
+    pub attempt: u32,
+}
+
+/// What a certificate bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RiskKind {
+    /// P(wrong | kept).
+    Selective,
+    /// P(wrong here where the upstream would have been right | kept).
+    Regret,
+    /// P(kept and wrong), over all answers of the slice.
+    Joint,
+}
+
+impl Calibration {
+    /// Reads a file and checks everything in it.
+    ///
+    /// # Errors
+    /// One sentence: what is wrong, and where.
+    pub fn parse(bytes: &[u8]) -> Result<Calibration, String> {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let calibration: Calibration =
+            serde_path_to_error::deserialize(&mut json).map_err(|error| error.to_string())?;
+        json.end().map_err(|error| error.to_string())?;
+        calibration.check()?;
+        Ok(calibration)
+    }
+
+    /// The file's text.
+    ///
+    /// # Errors
+    /// What [`Calibration::parse`] would say about it.
+    pub fn render(&self) -> Result<String, String> {
+        self.check()?;
+        let text = serde_json::to_string_pretty(self).map_err(|error| error.to_string())?;
+        Ok(text + "\n")
+    }
+
+    /// Whether it was made for the model file with this SHA-256.
+    pub fn is_for(&self, model_sha256: &str) -> bool {
+        self.model_sha256.eq_ignore_ascii_case(model_sha256)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        require(self.version == VERSION, || format!("version {} is not known; known: {VERSION}", self.version))?;
+        let texts = [
+            ("name", &self.name),
+            ("model", &self.model),
+            ("slice", &self.slice),
+            ("date", &self.date),
+            ("key.sampler", &self.key.sampler),
+        ];
+        for (key, text) in texts {
+            require(!text.trim().is_empty(), || format!("{key} is empty"))?;
+        }
+        let is_sha256 = self.model_sha256.len() == 64 && self.model_sha256.bytes().all(|b| b.is_ascii_hexdigit());
+        require(is_sha256, || format!("model_sha256 \"{}\" is not 64 hexadecimal digits", self.model_sha256))?;
+        require((self.basis == Basis::Gold) == self.grader.is_none(), || {
+            "grader must name who graded, unless basis is \"gold\"".to_owned()
+        })?;
+        require(self.key.max_tokens.is_none_or(|limit| Key::bucket(limit) == limit), || {
+            "key.max_tokens is no bucket; buckets are 16, 64, 256, 1024, …".to_owned()
+        })?;
+        require(self.key.hold_back != Some(0), || "key.hold_back must be at least 1".to_owned())?;
+        check_score(&self.score)?;
+        self.quality.check()?;
+        self.certificates.iter().enumerate().try_for_each(|(place, certificate)| {
+            certificate.check(self).map_err(|why| format!("certificates[{place}]: {why}"))
+        })
+    }
+}
+
+impl Quality {
+    fn check(&self) -> Result<(), String> {
+        let shares = [("auroc", Some(self.auroc)), ("ece", self.ece), ("brier", self.brier)];
+        shares.into_iter().try_for_each(|(key, share)| {
+            let is_share = share.is_none_or(|share| (0.0..=1.0).contains(&share));
+            require(is_share, || format!("quality.{key} {share:?} is not between 0 and 1"))
+        })
+    }
+}
+
+impl Certificate {
+    fn check(&self, calibration: &Calibration) -> Result<(), String> {
+        for (key, share) in [("alpha", self.alpha), ("delta", self.delta)] {
+            require(share > 0.0 && share < 1.0, || format!("{key} {share} is not between 0 and 1"))?;
+        }
+        let threshold = self.threshold;
+        require(threshold.is_finite(), || format!("threshold {threshold} is not finite"))?;
+        let reachable = !calibration.score.is_probability() || (0.0..=1.0).contains(&threshold);
+        require(reachable, || format!("threshold {threshold} is no probability, but the score is one"))?;
+        require(self.wrong <= self.kept && self.kept <= self.rows && self.kept > 0, || {
+            format!("{} wrong of {} kept of {} rows cannot be", self.wrong, self.kept, self.rows)
+        })?;
+        require((1..=calibration.attempts).contains(&self.attempt), || {
+            format!("attempt {} is not among the {} attempts of the file", self.attempt, calibration.attempts)
+        })
+    }
+}
+
+fn check_score(score: &Score) -> Result<(), String> {
+    match score {
+        Score::Feature(raw) => check_is_score(raw.feature),
+        Score::Logistic(logistic) => {
+            check_finite("score.bias", logistic.bias)?;
+            require(!logistic.terms.is_empty(), || "score.terms is empty".to_owned())?;
+            for (place, term) in logistic.terms.iter().enumerate() {
+                for (key, value) in [("mean", term.mean), ("scale", term.scale), ("weight", term.weight)] {
+                    check_finite(&format!("score.terms[{place}].{key}"), value)?;
+                }
+                require(term.scale > 0.0, || format!("score.terms[{place}].scale {} is not above 0", term.scale))?;
+                let twice = logistic.terms[..place].iter().any(|earlier| earlier.feature == term.feature);
+                require(!twice, || format!("score.terms names \"{}\" twice", term.feature))?;
+            }
+            Ok(())
+        }
+        Score::Platt(platt) => {
+            check_finite("score.weight", platt.weight)?;
+            check_finite("score.bias", platt.bias)?;
+            require(platt.transform == Transform::Identity || platt.feature.is_logprob(), || {
+                format!("score.transform: \"{}\" is no log-probability; use \"identity\"", platt.feature)
+            })
+        }
+        Score::Isotonic(isotonic) => {
+            check_is_score(isotonic.feature)?;
+            require(!isotonic.steps.is_empty(), || "score.steps is empty".to_owned())?;
+            for step in &isotonic.steps {
+                check_finite("score.steps.from", step.from)?;
+                let share = step.probability;
+                require((0.0..=1.0).contains(&share), || format!("score.steps.probability {share} is no probability"))?;
+            }
+            let rises = |pair: &[super::Step]| pair[0].from < pair[1].from && pair[0].probability < pair[1].probability;
+            require(isotonic.steps.windows(2).all(rises), || "score.steps must rise in both numbers".to_owned())
+        }
+    }
+}
+
+fn check_is_score(feature: Feature) -> Result<(), String> {
+    require(feature.is_score(), || {
+        format!("\"{feature}\" is no score by itself: more of it does not mean a surer model; fit a logistic score")
+    })
+}
+
+fn check_finite(key: &str, value: f64) -> Result<(), String> {
+    require(value.is_finite(), || format!("{key} {value} is not finite"))
+}
+
+fn require(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(why()) }
+}

@@ -1,0 +1,110 @@
+//! The condition of a gate: a score, and from where on an answer is believed.
+//!
+//! Promises: NaN is never accepted, an answer without a token neither; an answer that is said to be
+//! lost could not have been accepted with any continuation. Made by `policy`, asked by `execute`
+//! at every delta, so it allocates nothing.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::running::decimal;
+use super::{Calibration, Feature, Running};
+
+/// What a gate looks at.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Measure {
+    /// A feature as it is.
+    Raw(Feature),
+    /// The score of a calibration.
+    Calibrated(Arc<Calibration>),
+}
+
+impl Measure {
+    /// Its value for the answer so far; `None` without a token.
+    pub fn value(&self, answer: &Running) -> Option<f64> {
+        match self {
+            Measure::Raw(feature) => answer.value(*feature),
+            Measure::Calibrated(calibration) => (answer.tokens() > 0)
+                .then(|| calibration.score.value(|feature| answer.value(feature).unwrap_or(f64::NAN))),
+        }
+    }
+
+    /// Whether a further token can never raise it.
+    pub fn can_only_fall(&self) -> bool {
+        match self {
+            Measure::Raw(feature) => feature.can_only_fall(),
+            Measure::Calibrated(calibration) => calibration.score.can_only_fall(),
+        }
+    }
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Measure::Raw(feature) => f.write_str(feature.name()),
+            Measure::Calibrated(calibration) => f.write_str(&calibration.name),
+        }
+    }
+}
+
+/// The condition of a gate: what it looks at, and its threshold.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judge {
+    /// Which number.
+    pub measure: Measure,
+    /// Accept at this or more; `None`: never accept (nothing certified, no fallback threshold).
+    pub at_least: Option<f64>,
+    /// Whether the threshold is only an uncertified fallback (`else_threshold`).
+    pub uncertified: bool,
+}
+
+impl Judge {
+    /// Accepts when `feature` is `threshold` or more.
+    pub fn at_least(feature: Feature, threshold: f64) -> Judge {
+        Judge { measure: Measure::Raw(feature), at_least: Some(threshold), uncertified: false }
+    }
+
+    /// Accepts when the calibration's score is `threshold` or more.
+    pub fn calibrated(calibration: Arc<Calibration>, threshold: f64) -> Judge {
+        Judge { measure: Measure::Calibrated(calibration), at_least: Some(threshold), uncertified: false }
+    }
+
+    /// The judge of an error bound that nothing certifies: accepts when exp(`min_logprob`) is
+    /// `probability` or more, that is when `min_logprob` ≥ ln `probability`; `None` never accepts.
+    pub fn uncertified(probability: Option<f64>) -> Judge {
+        let measure = Measure::Raw(Feature::MinLogprob);
+        Judge { measure, at_least: probability.map(f64::ln), uncertified: true }
+    }
+
+    /// Whether a score of this value is accepted. NaN never is.
+    pub fn accepts(&self, value: f64) -> bool {
+        self.at_least.is_some_and(|threshold| value >= threshold)
+    }
+
+    /// Whether the answer so far, taken as the whole, is accepted. Without a token it never is.
+    pub fn accepts_answer(&self, answer: &Running) -> bool {
+        self.measure.value(answer).is_some_and(|value| self.accepts(value))
+    }
+
+    /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.
+    pub fn is_lost(&self, answer: &Running) -> bool {
+        if self.at_least.is_none() {
+            return true;
+        }
+        match self.measure.value(answer) {
+            Some(_) if answer.is_spoilt() => true,
+            Some(value) => self.measure.can_only_fall() && !self.accepts(value),
+            None => false,
+        }
+    }
+}
+
+impl fmt::Display for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at_least {
+            Some(threshold) => write!(f, "{} >= {}", self.measure, decimal(threshold))?,
+            None => write!(f, "{}: never accepted", self.measure)?,
+        }
+        f.write_str(if self.uncertified { " (uncertified)" } else { "" })
+    }
+}
