@@ -23,7 +23,7 @@ fn record(id: usize, right: bool, logprobs: &[f32]) -> Value {
     let top: Vec<[f32; 2]> = logprobs.iter().map(|logprob| [*logprob, logprob - 0.5]).collect();
     json!({
         "model": "local/small", "id": format!("row-{id}"), "form": "free", "file": "ab".repeat(32), "right": right,
-        "finish": if id % 5 == 0 { "length" } else { "stop" }, "logprobs": logprobs, "top_logprobs": top,
+        "finish": if id.is_multiple_of(5) { "length" } else { "stop" }, "logprobs": logprobs, "top_logprobs": top,
     })
 }
 
