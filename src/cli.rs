@@ -1,7 +1,9 @@
-//! The command line: `weir serve | check`.
+//! The command line: `weir serve | check | calibrate`.
 //!
 //! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
 //! by `main` only; the one room that prints.
+
+mod calibrate;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::control::{self, Environment, Options};
 use crate::error::Problem;
 use crate::policy::Names;
+
+pub use calibrate::Calibrate;
 
 /// An OpenAI-compatible gateway with small llama.cpp models inside.
 #[derive(Debug, Parser)]
@@ -33,6 +37,8 @@ pub enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Make a calibration file of graded answers.
+    Calibrate(Calibrate),
 }
 
 /// Flags of `weir serve`.

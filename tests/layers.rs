@@ -37,6 +37,7 @@ const MAP: &[(&str, &[&str])] = &[
     ),
     ("observe", &["account", "backend", "confidence", "control", "error", "plan", "request"]),
     ("gateway", &["account", "api", "backend", "control", "error", "execute", "plan", "policy", "request"]),
+    ("lab", &["confidence", "error", "request"]),
     ("listen", &["api", "error", "gateway"]),
     ("cli", &["*"]),
     ("main", &["*"]),

@@ -8,9 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Feature, Score, Transform};
 
-/// The version of the file's form.
-const VERSION: u32 = 1;
-
 /// A score with its origin, its quality and its certificates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,6 +135,9 @@ pub enum RiskKind {
 }
 
 impl Calibration {
+    /// The version of the file's form.
+    pub const VERSION: u32 = 1;
+
     /// Reads a file and checks everything in it.
     ///
     /// # Errors
@@ -167,7 +167,8 @@ impl Calibration {
     }
 
     fn check(&self) -> Result<(), String> {
-        require(self.version == VERSION, || format!("version {} is not known; known: {VERSION}", self.version))?;
+        let (version, known) = (self.version, Calibration::VERSION);
+        require(version == known, || format!("version {version} is not known; known: {known}"))?;
         let texts = [
             ("name", &self.name),
             ("model", &self.model),

@@ -1,0 +1,133 @@
+//! From graded answers to a calibration file.
+//!
+//! The answers are split by their ids: a score is fitted on one side and measured on the other,
+//! which it has never seen. Promises: the same answers and settings give the same file; too few
+//! answers are refused with how many more are needed. Called by `weir calibrate`.
+
+#[cfg(test)]
+mod tests;
+
+use std::str::FromStr;
+
+use super::records::Records;
+use crate::confidence::{
+    Basis, Calibration, Feature, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Score, Split, Transform,
+};
+
+/// What is to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What a policy calls it.
+    pub name: String,
+    /// The model whose answers they are.
+    pub model: String,
+    /// The kind of traffic they came from.
+    pub slice: String,
+    /// Which kind of score.
+    pub score: Wanted,
+    /// The most tokens an answer could have; `None`: no limit was set.
+    pub max_tokens: Option<u64>,
+    /// The date the file shall bear.
+    pub date: String,
+}
+
+/// A kind of score, as the command line names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// `logistic`: over every feature that the answers tell and that differs among them.
+    Logistic,
+    /// `platt:FEATURE`: one-sided for a log-probability, else untransformed.
+    Platt(Feature),
+    /// `isotonic:FEATURE`.
+    Isotonic(Feature),
+    /// `FEATURE`: as it is.
+    Raw(Feature),
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Wanted, String> {
+        let feature = |name: &str| Feature::try_from(name.to_owned());
+        match text.split_once(':') {
+            None if text == "logistic" => Ok(Wanted::Logistic),
+            None => feature(text).map(Wanted::Raw),
+            Some(("platt", name)) => feature(name).map(Wanted::Platt),
+            Some(("isotonic", name)) => feature(name).map(Wanted::Isotonic),
+            Some((kind, _)) => Err(format!("unknown kind of score \"{kind}\"; known: logistic, platt, isotonic")),
+        }
+    }
+}
+
+/// The share of ids whose answers are for the fit.
+const FIT_SHARE: f64 = 0.5;
+
+/// Makes a calibration, without certificates.
+///
+/// # Errors
+/// Too few answers for the fit or the measures, or answers that teach nothing; what is missing.
+pub fn calibrate(records: &Records, settings: &Settings) -> Result<Calibration, String> {
+    let (fit_side, other_side) = sides(records);
+    let score = fit(&fit_side, records, settings.score)?;
+    let rows = scored(&score, &other_side);
+    let quality = Quality::of(&rows, score.is_probability()).ok_or_else(|| {
+        format!("the {} answers kept for measuring are all right or all wrong; grade more", rows.len())
+    })?;
+    let calibration = Calibration {
+        version: Calibration::VERSION,
+        name: settings.name.clone(),
+        model: settings.model.clone(),
+        model_sha256: records.model_sha256.clone(),
+        slice: settings.slice.clone(),
+        basis: Basis::Gold,
+        grader: None,
+        score,
+        key: Key {
+            template: None,
+            sampler: Key::GREEDY.to_owned(),
+            constraint: None,
+            max_tokens: settings.max_tokens.map(Key::bucket),
+            hold_back: None,
+        },
+        fitted_rows: fit_side.len() as u64,
+        quality,
+        date: settings.date.clone(),
+        attempts: 0,
+        certificates: Vec::new(),
+    };
+    calibration.render().map(|_| calibration)
+}
+
+/// The answers for the fit, and the others.
+fn sides(records: &Records) -> (Vec<Graded>, Vec<Graded>) {
+    let is_for_fit = |(id, _): &(&String, &Graded)| Split::of(id, FIT_SHARE) == Split::Fit;
+    let (fit, other): (Vec<_>, Vec<_>) = records.answers.iter().partition(is_for_fit);
+    let graded = |side: Vec<(&String, &Graded)>| side.into_iter().map(|(_, graded)| *graded).collect();
+    (graded(fit), graded(other))
+}
+
+fn fit(rows: &[Graded], records: &Records, wanted: Wanted) -> Result<Score, String> {
+    let known = |feature: Feature| match records.known.contains(&feature) {
+        true => Ok(feature),
+        false => Err(format!("not every answer tells \"{feature}\"; name another feature")),
+    };
+    match wanted {
+        Wanted::Raw(feature) => known(feature).map(|feature| Score::Feature(Raw { feature })),
+        Wanted::Isotonic(feature) => Isotonic::fit(rows, known(feature)?).map(Score::Isotonic),
+        Wanted::Platt(feature) => {
+            let transform = if feature.is_logprob() { Transform::OneSided } else { Transform::Identity };
+            Platt::fit(rows, known(feature)?, transform).map(Score::Platt)
+        }
+        Wanted::Logistic => {
+            let differs = |feature: &Feature| {
+                rows.windows(2).any(|pair| pair[0].features.get(*feature) != pair[1].features.get(*feature))
+            };
+            let features: Vec<Feature> = records.known.iter().copied().filter(differs).collect();
+            Logistic::fit(rows, &features).map(Score::Logistic)
+        }
+    }
+}
+
+fn scored(score: &Score, rows: &[Graded]) -> Vec<(f64, bool)> {
+    rows.iter().map(|row| (score.value(|feature| row.features.get(feature)), row.right)).collect()
+}

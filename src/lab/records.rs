@@ -1,0 +1,127 @@
+//! Graded answers of a model, token by token: one JSON object per line.
+//!
+//! Keys: `model`, `id`, `right`, `file` (the SHA-256 of the model's file), `logprobs` per token,
+//! and `margins`, or `top_logprobs` per token from which they follow; where there are `entropies`
+//! per token and `finish` (`stop`: ended by itself), features of them too. Promises: one answer per
+//! id, the last; constrained answers (`form`) and answers without tokens are left out and counted;
+//! a line cut off at the end of the file is ignored, any other bad line is named.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::confidence::{Feature, Graded, Running};
+use crate::request::Trace;
+
+/// The graded answers of one model file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Records {
+    /// The SHA-256 of the model's file.
+    pub model_sha256: String,
+    /// Answers by id.
+    pub answers: BTreeMap<String, Graded>,
+    /// The features that all answers have.
+    pub known: Vec<Feature>,
+    /// Answers left out: constrained, or without tokens.
+    pub left_out: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct Record {
+    model: String,
+    id: String,
+    right: bool,
+    file: String,
+    form: Option<String>,
+    finish: Option<String>,
+    #[serde(default)]
+    logprobs: Vec<f32>,
+    margins: Option<Vec<f32>>,
+    top_logprobs: Option<Vec<Vec<f32>>>,
+    entropies: Option<Vec<f32>>,
+}
+
+impl Records {
+    /// Reads the answers of `model` among the lines of a file.
+    ///
+    /// # Errors
+    /// A line that is no record; no answer of the model; answers of two files of it.
+    pub fn parse(text: &str, model: &str) -> Result<Records, String> {
+        let mut found = BTreeMap::new();
+        let mut left_out = 0;
+        for (place, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let record: Record = match serde_json::from_str(line) {
+                Ok(record) => record,
+                Err(error) if error.is_eof() && text.ends_with(line) => continue,
+                Err(error) => return Err(format!("line {}: {error}", place + 1)),
+            };
+            let is_free = record.form.as_deref().is_none_or(|form| form == "free");
+            if record.model != model {
+                continue;
+            }
+            if !is_free || record.logprobs.is_empty() {
+                left_out += 1;
+                continue;
+            }
+            found.insert(record.id.clone(), (place + 1, record));
+        }
+        let Some((_, (_, first))) = found.first_key_value() else {
+            return Err(format!("no answer of \"{model}\" with log-probabilities is there"));
+        };
+        let file = first.file.clone();
+        if let Some((place, other)) = found.values().find(|(_, record)| record.file != file) {
+            let other = &other.file;
+            return Err(format!(
+                "line {place}: an answer of model file {other} among those of {file}; give them apart"
+            ));
+        }
+        let known = known(found.values().map(|(_, record)| record));
+        let grade = |(id, (place, record)): (String, (usize, Record))| match record.grade() {
+            Ok(graded) => Ok((id, graded)),
+            Err(why) => Err(format!("line {place}: {why}")),
+        };
+        let answers: Result<BTreeMap<String, Graded>, String> = found.into_iter().map(grade).collect();
+        Ok(Records { model_sha256: file, answers: answers?, known, left_out })
+    }
+}
+
+/// The features that every record tells.
+fn known<'r>(records: impl Iterator<Item = &'r Record> + Clone) -> Vec<Feature> {
+    let entropies = records.clone().all(|record| record.entropies.is_some());
+    let finish = records.clone().all(|record| record.finish.is_some());
+    let is_known = |feature: &Feature| match feature {
+        Feature::MeanEntropy | Feature::MaxEntropy | Feature::FirstEntropy => entropies,
+        Feature::Ended => finish,
+        _ => true,
+    };
+    Feature::ALL.into_iter().filter(is_known).collect()
+}
+
+impl Record {
+    fn grade(self) -> Result<Graded, String> {
+        let tokens = self.logprobs.len();
+        let margins = match (self.margins, &self.top_logprobs) {
+            (Some(margins), _) => margins,
+            (None, Some(top)) => top.iter().map(|top| margin(top)).collect::<Option<Vec<f32>>>().unwrap_or_default(),
+            (None, None) => Vec::new(),
+        };
+        if margins.len() != tokens {
+            return Err(format!("{tokens} logprobs need as many margins, or top_logprobs of two and more"));
+        }
+        let entropies = self.entropies.unwrap_or_else(|| vec![0.0; tokens]);
+        if entropies.len() != tokens {
+            return Err(format!("{tokens} logprobs, but {} entropies", entropies.len()));
+        }
+        let ended = self.finish.as_deref() == Some("stop");
+        let trace = Trace { logprobs: self.logprobs, margins, entropies, ended };
+        let features = Running::of(&trace).features().ok_or("no token")?;
+        Ok(Graded { features, right: self.right })
+    }
+}
+
+/// The gap of logits between the two likeliest tokens is that of their log-probabilities.
+fn margin(top: &[f32]) -> Option<f32> {
+    let mut falling = top.to_vec();
+    falling.sort_by(|a, b| b.total_cmp(a));
+    Some(falling.first()? - falling.get(1)?)
+}
