@@ -1,7 +1,9 @@
-//! The command line: `weir serve | check`.
+//! The command line: `weir serve | check | replay`.
 //!
 //! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
 //! by `main` only; the one room that prints.
+
+mod replay;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use clap::{Args, Parser, Subcommand};
 use crate::control::{self, Environment, Options};
 use crate::error::Problem;
 use crate::policy::Names;
+
+pub use replay::Replay;
 
 /// An OpenAI-compatible gateway with small llama.cpp models inside.
 #[derive(Debug, Parser)]
@@ -33,6 +37,8 @@ pub enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Replay a log of past requests: what routers would have made of it, without calling anybody.
+    Replay(Replay),
 }
 
 /// Flags of `weir serve`.

@@ -14,8 +14,8 @@
 //! The rooms, from the bottom: `error`, `request` (nouns) · `wire` (bytes of a dialect),
 //! `backend` (the waist), `confidence` (scores of a trace) · `plan` · `policy` · `api` ·
 //! `account` · `local`, `upstream` (the two kinds of backend) · `execute` · `control` ·
-//! `observe` · `gateway` · `listen` · `cli`. A room imports only from rooms below it;
-//! `tests/layers.rs` holds the map and fails when it is broken.
+//! `observe` · `gateway` · `lab` (offline: replays of logs) · `listen` · `cli`. A room imports only
+//! from rooms below it; `tests/layers.rs` holds the map and fails when it is broken.
 
 pub mod account;
 pub mod api;
@@ -26,6 +26,7 @@ pub mod control;
 pub mod error;
 pub mod execute;
 pub mod gateway;
+pub mod lab;
 pub mod listen;
 
 pub mod local;

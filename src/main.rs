@@ -19,13 +19,15 @@ use weir::{cli, control};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(flags) => serve(&flags).unwrap_or_else(|message| {
-            eprintln!("weir: {message}");
-            ExitCode::FAILURE
-        }),
-        Command::Check { paths } => ExitCode::from(u8::from(!cli::check(&paths))),
-    }
+    let done = match Cli::parse().command {
+        Command::Serve(flags) => serve(&flags),
+        Command::Check { paths } => Ok(ExitCode::from(u8::from(!cli::check(&paths)))),
+        Command::Replay(flags) => flags.run().map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|message| {
+        eprintln!("weir: {message}");
+        ExitCode::FAILURE
+    })
 }
 
 fn serve(flags: &Serve) -> Result<ExitCode, String> {

@@ -37,6 +37,25 @@ const MAP: &[(&str, &[&str])] = &[
     ),
     ("observe", &["account", "backend", "confidence", "control", "error", "plan", "request"]),
     ("gateway", &["account", "api", "backend", "control", "error", "execute", "plan", "policy", "request"]),
+    (
+        "lab",
+        &[
+            "account",
+            "api",
+            "backend",
+            "confidence",
+            "control",
+            "error",
+            "execute",
+            "local",
+            "observe",
+            "plan",
+            "policy",
+            "request",
+            "upstream",
+            "wire",
+        ],
+    ),
     ("listen", &["api", "error", "gateway"]),
     ("cli", &["*"]),
     ("main", &["*"]),
@@ -62,6 +81,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("arc_swap", &["control"]),
     ("prometheus", &["observe"]),
     ("cel", &["policy"]),
+    ("csv", &["lab"]),
+    ("flate2", &["lab"]),
 ];
 
 const FILE_LINES: usize = 600;
