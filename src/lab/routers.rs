@@ -12,8 +12,8 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 use super::logs::{Log, Row};
-use super::scorer::Scorer;
-use super::terms::{BUCKETS, Weights, buckets};
+use super::scorer::{Scorer, Sight};
+use super::terms::{BUCKETS, Text, Weights};
 
 /// How many neighbours are asked.
 const NEIGHBOURS: usize = 100;
@@ -56,15 +56,17 @@ pub(super) struct Ranking {
 pub(super) fn all(log: &Log, folds: usize, seed: u64, given: Option<&Scorer>) -> Vec<Ranking> {
     let rows = &log.rows;
     let mut rankings = vec![ranking("random", Knows::Nothing, None, rows.iter().map(|_| 0.0))];
-    let texts: Vec<Vec<u32>> = rows.iter().map(|row| buckets(&row.prompt)).collect();
+    let texts: Vec<Text> = rows.iter().map(|row| Text::read(&row.prompt)).collect();
     let at_random = random_folds(rows.len(), folds, seed);
     let by_domain = domain_folds(rows);
-    if texts.iter().any(|text| !text.is_empty()) {
+    if texts.iter().any(|text| !text.buckets.is_empty()) {
         let length = rows.iter().map(|row| row.prompt.chars().count() as f64);
         rankings.push(ranking("prompt length", Knows::Prompt, None, length));
         let sorts = [(Knows::InDomain, Some(&at_random)), (Knows::LeftOut, by_domain.as_ref())];
         for (knows, folds) in sorts.into_iter().filter_map(|(knows, folds)| Some((knows, folds?))) {
-            rankings.push(ranking("ridge on the gap", knows, Some(0.0), ridge(rows, &texts, folds)));
+            rankings.push(ranking("TF-IDF ridge", knows, Some(0.0), ridge(rows, &texts, folds, Sight::Words)));
+            let ours = ridge(rows, &texts, folds, Sight::WordsAndShape);
+            rankings.push(ranking("words and shape", knows, Some(0.0), ours));
             rankings.push(ranking("nearest neighbours", knows, Some(0.0), neighbours(rows, &texts, folds)));
         }
     }
@@ -99,11 +101,11 @@ fn after_answers(rows: &[Row], before: &[Ranking]) -> Vec<Ranking> {
     if rows.iter().any(|row| row.agrees.is_some()) {
         let doubt = rows.iter().map(|row| f64::from(row.agrees != Some(true)));
         rankings.push(ranking("agreement", Knows::Answers, Some(0.5), doubt));
-        if let Some(ridge) = before.iter().find(|ranking| ranking.knows == Knows::InDomain) {
-            // The ridge orders rows within both groups: squashed, it cannot cross them.
-            let within = ridge.ranks.iter().map(|gap| gap.tanh() / 2.0);
+        if let Some(words) = before.iter().find(|ranking| ranking.name == "words and shape") {
+            // The scorer orders rows within both groups: squashed, it cannot cross them.
+            let within = words.ranks.iter().map(|gap| gap.tanh() / 2.0);
             let both = rows.iter().zip(within).map(|(row, within)| f64::from(row.agrees != Some(true)) + within);
-            rankings.push(ranking("agreement, then ridge", Knows::AnswersInDomain, None, both));
+            rankings.push(ranking("agreement, then words", Knows::AnswersInDomain, None, both));
         }
     }
     rankings
@@ -147,11 +149,11 @@ fn crossed(folds: &Folds, mut predict: impl FnMut(&[usize], &[usize]) -> Vec<f64
     ranks
 }
 
-fn ridge(rows: &[Row], texts: &[Vec<u32>], folds: &Folds) -> Vec<f64> {
+fn ridge(rows: &[Row], texts: &[Text], folds: &Folds, sight: Sight) -> Vec<f64> {
     crossed(folds, |outside, inside| {
-        let seen: Vec<&[u32]> = outside.iter().map(|&at| texts[at].as_slice()).collect();
+        let seen: Vec<&Text> = outside.iter().map(|&at| &texts[at]).collect();
         let gaps: Vec<f64> = outside.iter().map(|&at| gap(&rows[at])).collect();
-        let scorer = Scorer::fit(&seen, &gaps);
+        let scorer = Scorer::fit(&seen, &gaps, sight);
         inside.iter().map(|&at| scorer.gap_of(&texts[at])).collect()
     })
 }
@@ -175,9 +177,9 @@ fn domain_means(rows: &[Row], folds: &Folds) -> Vec<f64> {
 }
 
 /// The mean gap of the nearest texts by cosine of their TF-IDF vectors.
-fn neighbours(rows: &[Row], texts: &[Vec<u32>], folds: &Folds) -> Vec<f64> {
+fn neighbours(rows: &[Row], texts: &[Text], folds: &Folds) -> Vec<f64> {
     crossed(folds, |outside, inside| {
-        let seen: Vec<&[u32]> = outside.iter().map(|&at| texts[at].as_slice()).collect();
+        let seen: Vec<&Text> = outside.iter().map(|&at| &texts[at]).collect();
         let weights = Weights::learn(&seen, 1);
         let mut postings: Vec<Vec<(u32, f32)>> = vec![Vec::new(); BUCKETS];
         for (place, text) in seen.iter().enumerate() {
