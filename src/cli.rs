@@ -1,9 +1,10 @@
-//! The command line: `weir serve | check | calibrate`.
+//! The command line: `weir serve | check | calibrate | replay`.
 //!
 //! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
 //! by `main` only; the one room that prints.
 
 mod calibrate;
+mod replay;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::error::Problem;
 use crate::policy::Names;
 
 pub use calibrate::Calibrate;
+pub use replay::Replay;
 
 /// An OpenAI-compatible gateway with small llama.cpp models inside.
 #[derive(Debug, Parser)]
@@ -39,6 +41,8 @@ pub enum Command {
     },
     /// Make a calibration file of graded answers.
     Calibrate(Calibrate),
+    /// Replay a log of past requests: what routers would have made of it, without calling anybody.
+    Replay(Replay),
 }
 
 /// Flags of `weir serve`.

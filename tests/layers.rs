@@ -63,6 +63,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("arc_swap", &["control"]),
     ("prometheus", &["observe"]),
     ("cel", &["policy"]),
+    ("csv", &["lab"]),
+    ("flate2", &["lab"]),
 ];
 
 const FILE_LINES: usize = 600;
