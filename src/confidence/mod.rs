@@ -33,6 +33,7 @@
 //! **Concurrency.** None: pure values, no locks, no clock. `execute` holds one [`Running`] per
 //! choice of an answer; `policy` makes the [`Judge`]s; `api` renders features into headers.
 
+mod accept;
 pub mod audit;
 pub mod bounds;
 mod calibration;
@@ -40,6 +41,7 @@ pub mod certify;
 mod features;
 mod fit;
 mod judge;
+mod keyed;
 pub mod measure;
 mod running;
 mod score;
@@ -47,10 +49,12 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+pub use accept::{Accept, Grant, Ruling, Standing};
 pub use calibration::{Basis, Calibration, Certificate, Key, Quality, RiskKind};
 pub use features::{Feature, Features};
 pub use fit::Graded;
 pub use judge::{Judge, Measure};
+pub use keyed::Uncertified;
 pub use running::Running;
 pub use score::{Isotonic, Logistic, Platt, Raw, Score, Step, Term, Transform};
 pub use split::Split;
