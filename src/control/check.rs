@@ -287,7 +287,8 @@ impl<'a> Checker<'a> {
             let message = format!("model \"{}\" is given twice", model.id);
             return self.problems.push(Problem { place: place.to_owned(), message });
         }
-        self.checked.models.push(model);
+        let modified = std::fs::metadata(&model.file).and_then(|file| file.modified()).ok();
+        self.checked.models.push(ModelConfig { modified, ..model });
     }
 
     fn upstream(&mut self, upstream: Placed<RawUpstream>) {
