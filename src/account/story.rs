@@ -113,6 +113,12 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_behind_an_answer_is_a_header() {
+        let story = Story { certificate: Some("uncertified; why=n".into()), ..Story::default() };
+        assert_eq!(told(story)["x-weir-certificate"], "uncertified; why=n");
+    }
+
+    #[test]
     fn any_name_becomes_a_header() {
         let story = Story { served_by: Some(ModelId::new("up/mödel\r\nx: y")), ..Story::default() };
         assert_eq!(told(story)["x-weir-served-by"], "up/m%C3%B6del%0D%0Ax: y");

@@ -134,7 +134,7 @@ pub struct Certificate {
 pub enum RiskKind {
     /// P(wrong | kept).
     Selective,
-    /// P(wrong here where the upstream would have been right | kept).
+    /// P(kept, wrong here, and right upstream), over all answers of the slice.
     Regret,
     /// P(kept and wrong), over all answers of the slice.
     Joint,

@@ -19,7 +19,8 @@
 //! token-level uncertainty and beyond", 2024, who measure both biases of length.) A [`Score`] is a
 //! feature as it is, or a function fitted on graded answers that gives the probability of being
 //! right; a [`Calibration`] is the file that carries one, for one model file and one slice of
-//! traffic, with what is certified about it.
+//! traffic, with what is certified about it. What a gate goes by is an [`Accept`]: a threshold, or a
+//! promise that a certificate keeps, where it speaks of the request.
 //!
 //! **Algorithm.** [`Running`] folds tokens one at a time into all features: O(1) time per token, a
 //! fixed histogram for quantiles, no rescans. Every ℓ_t ≤ 0, so minimum, sum and margin can only

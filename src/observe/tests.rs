@@ -288,7 +288,9 @@ async fn each_request_leaves_one_log_line_with_every_fact_and_no_text() {
     let metrics = metrics();
     let local = vec![say("answer nobody may read", &[-2.0]), Step::Hang];
     let up = vec![Step::Wait(Duration::from_millis(100)), say("neither this", &[]), end(1_000_000, 500_000)];
-    ask(&metrics, "auto", cascade(), &backends(local, up)).await;
+    let otherwise = Some(Judge::at_least(Feature::MinLogprob, -1.0));
+    let promise = Accept::Promise { granted: Err(Uncertified::NoCertificate), otherwise };
+    ask(&metrics, "auto", judged_by(promise), &backends(local, up)).await;
     sleep(Duration::from_secs(1)).await;
     drop(guard);
 
@@ -302,6 +304,7 @@ async fn each_request_leaves_one_log_line_with_every_fact_and_no_text() {
         "policy": "cheap", "rule": "first", "generation": 3, "plan": "cascade", "outcome": "ok", "stream": true,
         "attempts": attempts, "cost_usd": 3.0000035, "avoided_usd": 0.0, "wasted_usd": 0.0000035,
         "confidence": "min_logprob=-2, mean_logprob=-2, sum_logprob=-2, margin=1",
+        "certificate": "uncertified; why=no_certificate",
         "ttft_ms": 100.0, "e2e_ms": 100.0, "overhead_us": 0,
     });
     assert_eq!(line["fields"], expected);
