@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::control::{self, Environment, Options};
+use crate::control::{self, Environment, Findings, Hashes, Options};
 use crate::error::Problem;
 use crate::policy::Names;
 
@@ -75,6 +75,7 @@ impl Serve {
             admin: self.admin.clone(),
             models: self.model.iter().map(|model| named(model)).collect(),
             env: Environment::default(),
+            hashes: Hashes::default(),
         }
     }
 
@@ -101,8 +102,11 @@ pub fn check(paths: &[PathBuf]) -> bool {
         collect(path, &mut files, &mut problems);
     }
     for file in &files {
-        let found = check_file(file);
+        let Findings { problems: found, notes } = check_file(file);
         println!("{} {}", if found.is_empty() { "ok     " } else { "refused" }, file.display());
+        for note in notes {
+            println!("note    {note}");
+        }
         problems.extend(found);
     }
     for problem in &problems {
@@ -132,26 +136,27 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>, problems: &mut Vec<Problem>) {
 /// A file with `[[rule]]` is a policy, one with nothing but `[[price]]` a price list, else it is a
 /// configuration.
 #[expect(clippy::print_stdout, reason = "the command's output")]
-fn check_file(file: &Path) -> Vec<Problem> {
+fn check_file(file: &Path) -> Findings {
     let place = file.display().to_string();
+    let refused = |problems: Vec<Problem>| Findings { problems, notes: Vec::new() };
     let source = match fs::read_to_string(file) {
         Ok(source) => source,
-        Err(error) => return vec![Problem { place, message: format!("cannot read: {error}") }],
+        Err(error) => return refused(vec![Problem { place, message: format!("cannot read: {error}") }]),
     };
     let has = |table: &str| source.lines().any(|line| line.trim_start().starts_with(table));
     if has("[[rule]]") {
         return control::check_policy(file, &source, &Names { any: true, ..Names::default() });
     }
     if has("[[price]]") && !has("[[model]]") && !has("[[upstream]]") {
-        return control::check_prices(&place, &source);
+        return refused(control::check_prices(&place, &source));
     }
     match control::read(&Options { config: Some(file.to_owned()), ..Options::default() }) {
         Ok(checked) => {
             for warning in &checked.warnings {
                 println!("warning {place}: {warning}");
             }
-            checked.check_cases()
+            Findings { problems: checked.check_cases(), notes: checked.notes().cloned().collect() }
         }
-        Err(problems) => problems,
+        Err(problems) => refused(problems),
     }
 }

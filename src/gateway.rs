@@ -33,7 +33,7 @@ pub struct Gateway {
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// How many headers tell a story.
-const TOLD: usize = 6;
+const TOLD: usize = 7;
 
 /// Longer than the longest answer of a local model, which a client without a stream waits for.
 const TIMEOUT_TO_HEAD: Duration = Duration::from_secs(3600);

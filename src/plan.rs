@@ -1,14 +1,14 @@
 //! What a policy decided: the nouns between `policy`, which makes them, and `execute`, which runs them.
 //!
-//! A plan is complete: the gate of a cascade stands in it with its judge resolved, so nobody asks
+//! A plan is complete: the gate of a cascade stands in it with its judges resolved, so nobody asks
 //! the policy twice.
 
 use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::confidence::Judge;
-use crate::request::ModelId;
+use crate::confidence::{Accept, Ruling};
+use crate::request::{Ask, ModelId, Request};
 
 /// The outcome of asking a policy once.
 #[derive(Debug, Clone)]
@@ -70,10 +70,30 @@ pub struct Stage {
 /// The condition under which a stage's answer is served.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    /// Scores the answer and accepts or refuses the score.
-    pub judge: Arc<Judge>,
+    /// What it accepts by.
+    pub accept: Arc<Accept>,
     /// How much of the answer is kept back before the first byte.
     pub hold_back: HoldBack,
+}
+
+impl Gate {
+    /// How many tokens are kept back for this request; `None`: the whole answer.
+    pub fn tokens_held(&self, request: &Request) -> Option<usize> {
+        let choices = match &request.ask {
+            Ask::Chat(chat) => chat.sampling.n as usize,
+            Ask::Text(text) => text.prompts.len() * text.sampling.n as usize,
+            Ask::Embed(embed) => embed.inputs.len(),
+        };
+        match self.hold_back {
+            HoldBack::Tokens(tokens) if request.stream && choices <= 1 => Some(tokens),
+            HoldBack::Tokens(_) | HoldBack::All => None,
+        }
+    }
+
+    /// What it goes by for this request.
+    pub fn ruling(&self, request: &Request) -> Ruling<'_> {
+        self.accept.ruling(request, self.tokens_held(request))
+    }
 }
 
 /// How much of an answer is kept back while the gate watches.

@@ -2,6 +2,7 @@
 //! wrong is refused with its place and the way out.
 
 mod builtin;
+mod calibrations;
 mod refused;
 mod shipped;
 

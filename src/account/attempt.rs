@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::Price;
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
 use super::tab::{Form, Served, State, Tab};
-use crate::confidence::{Feature, Running};
+use crate::confidence::{Feature, Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Delta, Finish, ModelId, Part, Usage};
 
@@ -35,6 +35,7 @@ pub(super) struct Leg {
     pub(super) gaps: Vec<f32>,
     choices: Vec<Running>,
     finish: Option<Finish>,
+    pub(super) standing: Option<Standing>,
 }
 
 /// Where an attempt stands.
@@ -63,10 +64,11 @@ impl Attempt {
         Attempt { tab: tab.clone(), leg }
     }
 
-    pub(super) fn skip(tab: &Tab, model: &ModelId, stage: usize, reason: Reason) {
+    pub(super) fn skip(tab: &Tab, model: &ModelId, stage: usize, reason: Reason, standing: Option<Standing>) {
         let mut leg = Leg::new(model, stage, tab.prices.of(model));
         leg.ending = Ending::Skipped;
         leg.reason = Some(reason);
+        leg.standing = standing;
         tab.state().legs.push(leg);
     }
 
@@ -95,20 +97,24 @@ impl Attempt {
         self.tab.state().legs[self.leg].reason = Some(reason);
     }
 
-    /// Notes that the client gets this answer, from now on.
-    pub fn served(&self) {
-        self.serve(Reason::Accepted);
+    /// Notes what stands behind the answer if it is kept; `None`: no promise was asked for.
+    pub fn stands(&self, standing: Option<Standing>) {
+        self.tab.state().legs[self.leg].standing = standing;
     }
 
-    /// Notes that the client gets this answer, accepted by a threshold that nothing certifies.
-    pub fn served_uncertified(&self) {
-        self.serve(Reason::Uncertified);
+    /// Notes that the client gets this answer, from now on.
+    pub fn served(&self) {
+        let reason = Reason::kept(self.tab.state().legs[self.leg].standing.as_ref());
+        self.serve(reason);
     }
 
     /// Notes that the client gets this refused answer after all, and what the story says of it.
     pub fn served_degraded(&self, why: &'static str) {
         self.serve(Reason::Degraded);
-        self.tab.state().degraded = Some(why);
+        let mut state = self.tab.state();
+        state.degraded = Some(why);
+        let standing = &mut state.legs[self.leg].standing;
+        *standing = standing.take().map(|_| Standing::Uncertified(Uncertified::Refused));
     }
 
     fn serve(&self, reason: Reason) {
@@ -148,6 +154,7 @@ impl Leg {
             gaps: Vec::new(),
             choices: Vec::new(),
             finish: None,
+            standing: None,
         }
     }
 

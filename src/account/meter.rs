@@ -12,6 +12,7 @@ use super::receipt::{Decided, Failure, PlanKind, Reason};
 use super::story::{self, Story};
 use super::tab::{Form, Tab};
 use super::{Attempt, Awaited, Prices, Record};
+use crate::confidence::{Standing, Uncertified};
 use crate::error::Error;
 use crate::plan::{Decision, Plan};
 use crate::request::{Ask, Chat, ModelId, Prompt, Request, TenantId};
@@ -95,7 +96,13 @@ impl Meter {
 
     /// Notes that a target was passed over without being asked.
     pub fn skipped(&self, model: &ModelId, stage: usize, reason: Reason) {
-        Attempt::skip(&self.0, model, stage, reason);
+        Attempt::skip(&self.0, model, stage, reason, None);
+    }
+
+    /// Notes that a target was passed over because nothing certified speaks of the request.
+    pub fn uncertified(&self, model: &ModelId, stage: usize, why: Uncertified) {
+        let standing = Standing::Uncertified(why);
+        Attempt::skip(&self.0, model, stage, Reason::uncertified(why), Some(standing));
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::confidence::Running;
+use crate::confidence::{Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin};
 use crate::request::{Finish, ModelId, TenantId, Usage};
 
@@ -45,6 +45,9 @@ pub struct Receipt {
     /// Our own share of the time to the answer's head: without waiting for the client's body or
     /// for a backend. `None` where no head was written.
     pub overhead: Option<Duration>,
+    /// What stands behind the answer kept on the box, or why nothing does; `None` where no promise was
+    /// asked for, or a certified gate refused.
+    pub standing: Option<Standing>,
     /// Why the answer is not what the plan wanted.
     pub degraded: Option<&'static str>,
     /// Why the request failed.
@@ -176,8 +179,12 @@ impl AttemptOutcome {
 /// Why a stage's answer was served, thrown away, or never asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The gate accepted, or there was none.
+    /// The gate accepted, or there was none; no promise was asked for.
     Accepted,
+    /// The gate accepted under a certificate that bounds errors.
+    Certified,
+    /// The gate accepted under a certificate that bounds the disagreement with a grader.
+    CertifiedAgreement,
     /// The gate refused the whole answer.
     LowConfidence,
     /// The gate refused before the answer was complete.
@@ -185,6 +192,8 @@ pub enum Reason {
     /// No threshold is certified: the gate accepts nothing, or has accepted by one that only stands
     /// in for it.
     Uncertified,
+    /// The same, because the certificate there is does not speak of such a request.
+    OtherKey,
     /// The backend cannot serve such a request.
     Cannot,
     /// The backend is not ready.
@@ -204,15 +213,36 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Reason::Accepted => "accepted",
+            Reason::Certified => "certified",
+            Reason::CertifiedAgreement => "certified_agreement",
             Reason::LowConfidence => "low_confidence",
             Reason::EarlyLowConfidence => "early_low_confidence",
             Reason::Uncertified => "uncertified",
+            Reason::OtherKey => "other_key",
             Reason::Cannot => "cannot",
             Reason::NotReady => "not_ready",
             Reason::Overloaded => "overloaded",
             Reason::Context => "context",
             Reason::Error => "error",
             Reason::Degraded => "degraded",
+        }
+    }
+
+    /// The reason that an answer was kept, by what stands behind it.
+    pub(super) fn kept(standing: Option<&Standing>) -> Reason {
+        match standing {
+            None => Reason::Accepted,
+            Some(Standing::Certified(grant)) if grant.bounds_errors() => Reason::Certified,
+            Some(Standing::Certified(_)) => Reason::CertifiedAgreement,
+            Some(Standing::Uncertified(why)) => Reason::uncertified(*why),
+        }
+    }
+
+    /// The reason where nothing certified speaks of the request.
+    pub fn uncertified(why: Uncertified) -> Reason {
+        match why {
+            Uncertified::NoCalibration | Uncertified::NoCertificate => Reason::Uncertified,
+            _ => Reason::OtherKey,
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Story {
     pub policy: Option<String>,
     /// `min_logprob=-1.2, mean_logprob=-0.2, …`, rendered, of the local answer served or judged last.
     pub confidence: Option<String>,
+    /// What stands behind the answer kept on the box, or why nothing does; rendered.
+    pub certificate: Option<String>,
     /// Dollars, all attempts summed; `None` where a price is unknown or an attempt still runs.
     pub cost_usd: Option<f64>,
     /// Why the answer is not what the plan wanted.
@@ -28,13 +30,14 @@ pub struct Story {
 }
 
 impl Story {
-    /// Sets the headers `x-weir-served-by`, `-policy`, `-confidence`, `-cost-usd` and `-degraded`,
-    /// as far as they are known.
+    /// Sets the headers `x-weir-served-by`, `-policy`, `-confidence`, `-certificate`, `-cost-usd` and
+    /// `-degraded`, as far as they are known.
     pub fn tell(self, headers: &mut HeaderMap) {
         let told = [
             ("x-weir-served-by", self.served_by.as_ref().map(|model| printable(model.as_str()))),
             ("x-weir-policy", self.policy),
             ("x-weir-confidence", self.confidence),
+            ("x-weir-certificate", self.certificate),
             ("x-weir-cost-usd", self.cost_usd.map(render_usd)),
             ("x-weir-degraded", self.degraded.map(str::to_owned)),
         ];
@@ -65,6 +68,7 @@ pub(super) fn tell(state: &State) -> Story {
         served_by: state.served_by().cloned(),
         policy,
         confidence: state.legs.iter().rev().find_map(|leg| leg.least_sure()).map(|scores| scores.to_string()),
+        certificate: state.standing().map(|standing| standing.to_string()),
         cost_usd: if running { None } else { state.cost_usd() },
         degraded: state.degraded,
     }
@@ -106,6 +110,12 @@ mod tests {
         assert_eq!(Story::default().comment(), "");
         let story = Story { cost_usd: Some(0.25), confidence: Some("margin=1".into()), ..Story::default() };
         assert_eq!(story.comment(), "cost-usd=0.25 confidence=margin=1");
+    }
+
+    #[test]
+    fn what_stands_behind_an_answer_is_a_header() {
+        let story = Story { certificate: Some("uncertified; why=n".into()), ..Story::default() };
+        assert_eq!(told(story)["x-weir-certificate"], "uncertified; why=n");
     }
 
     #[test]

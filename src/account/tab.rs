@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::attempt::{Ending, Leg};
 use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
 use super::{Price, Prices, Record};
+use crate::confidence::Standing;
 use crate::error::Kind;
 use crate::request::{Ask, ModelId, Request, TenantId, Usage};
 
@@ -169,6 +170,7 @@ impl State {
             itl: self.served.map(|served| std::mem::take(&mut self.legs[served.leg].gaps)).unwrap_or_default(),
             e2e: now - opened,
             overhead: self.overhead,
+            standing: self.standing().cloned(),
             degraded: self.degraded,
             error: self.failure(),
             decided: self.decided.take(),
@@ -220,6 +222,13 @@ impl State {
         let served = self.served?;
         let first = self.legs[served.leg].first?;
         Some(first.max(served.since) - opened)
+    }
+
+    /// What stands behind the answer served; of an escalated one, what was wanting.
+    pub(super) fn standing(&self) -> Option<&Standing> {
+        let served = self.served.and_then(|served| self.legs[served.leg].standing.as_ref());
+        let wanting = || self.legs.iter().rev().filter_map(|leg| leg.standing.as_ref()).find(|it| it.is_wanting());
+        served.or_else(wanting)
     }
 
     /// The model that serves, as far as it is known.

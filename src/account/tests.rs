@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
 use super::{AttemptOutcome, Failure, Meter, Outcome, Price, Prices, Reason, Receipt, Record};
-use crate::confidence::{Feature, Judge};
+use crate::confidence::{Accept, Feature, Judge};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
 use crate::request::{
@@ -78,8 +78,8 @@ fn model(name: &str) -> ModelId {
 }
 
 fn decision(models: &[&str]) -> Decision {
-    let judge = Arc::new(Judge::at_least(Feature::Margin, 0.0));
-    let gate = Gate { judge, hold_back: HoldBack::All };
+    let accept = Arc::new(Accept::Threshold(Judge::at_least(Feature::Margin, 0.0)));
+    let gate = Gate { accept, hold_back: HoldBack::All };
     let stages = models.iter().map(|name| Stage { model: model(name), gate: Some(gate.clone()) }).collect();
     let plan = Plan::Cascade { stages, on_failure: OnFailure::Error };
     Decision { policy: "cheap first".into(), rule: "tools; go up\n".into(), plan }

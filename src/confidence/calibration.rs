@@ -4,8 +4,11 @@
 //! and in its range, every feature known, no unknown key; what is rendered parses to the same
 //! value. The offline tools write it, `control` loads it, a [`super::Judge`] asks its score.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use super::running::decimal;
 use super::{Feature, Score, Transform};
 
 /// A score with its origin, its quality and its certificates.
@@ -128,10 +131,43 @@ pub struct Certificate {
 pub enum RiskKind {
     /// P(wrong | kept).
     Selective,
-    /// P(wrong here where the upstream would have been right | kept).
+    /// P(kept, wrong here, and right upstream), over all answers of the slice.
     Regret,
     /// P(kept and wrong), over all answers of the slice.
     Joint,
+}
+
+/// `selective risk at most 0.05 with confidence 0.9`.
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let confidence = decimal(1.0 - self.delta);
+        write!(f, "{} risk at most {} with confidence {confidence}", self.kind.name(), decimal(self.alpha))
+    }
+}
+
+impl RiskKind {
+    /// Every kind.
+    pub const ALL: [RiskKind; 3] = [RiskKind::Selective, RiskKind::Regret, RiskKind::Joint];
+
+    /// The kind's name in files and headers.
+    pub fn name(self) -> &'static str {
+        match self {
+            RiskKind::Selective => "selective",
+            RiskKind::Regret => "regret",
+            RiskKind::Joint => "joint",
+        }
+    }
+}
+
+impl Basis {
+    /// The name in calibration files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Basis::Gold => "gold",
+            Basis::UpstreamAgreement => "upstream-agreement",
+            Basis::Judge => "judge",
+        }
+    }
 }
 
 impl Calibration {

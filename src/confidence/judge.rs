@@ -52,33 +52,29 @@ impl fmt::Display for Measure {
 pub struct Judge {
     /// Which number.
     pub measure: Measure,
-    /// Accept at this or more; `None`: never accept (nothing certified, no fallback threshold).
-    pub at_least: Option<f64>,
-    /// Whether the threshold is only an uncertified fallback (`else_threshold`).
-    pub uncertified: bool,
+    /// Accept at this or more.
+    pub at_least: f64,
 }
 
 impl Judge {
     /// Accepts when `feature` is `threshold` or more.
     pub fn at_least(feature: Feature, threshold: f64) -> Judge {
-        Judge { measure: Measure::Raw(feature), at_least: Some(threshold), uncertified: false }
+        Judge { measure: Measure::Raw(feature), at_least: threshold }
     }
 
     /// Accepts when the calibration's score is `threshold` or more.
     pub fn calibrated(calibration: Arc<Calibration>, threshold: f64) -> Judge {
-        Judge { measure: Measure::Calibrated(calibration), at_least: Some(threshold), uncertified: false }
+        Judge { measure: Measure::Calibrated(calibration), at_least: threshold }
     }
 
-    /// The judge of an error bound that nothing certifies: accepts when exp(`min_logprob`) is
-    /// `probability` or more, that is when `min_logprob` ≥ ln `probability`; `None` never accepts.
-    pub fn uncertified(probability: Option<f64>) -> Judge {
-        let measure = Measure::Raw(Feature::MinLogprob);
-        Judge { measure, at_least: probability.map(f64::ln), uncertified: true }
+    /// Accepts when the least probable token has this probability or more: exp(`min_logprob`) ≥ it.
+    pub fn least_probability(probability: f64) -> Judge {
+        Judge::at_least(Feature::MinLogprob, probability.ln())
     }
 
     /// Whether a score of this value is accepted. NaN never is.
     pub fn accepts(&self, value: f64) -> bool {
-        self.at_least.is_some_and(|threshold| value >= threshold)
+        value >= self.at_least
     }
 
     /// Whether the answer so far, taken as the whole, is accepted. Without a token it never is.
@@ -88,9 +84,6 @@ impl Judge {
 
     /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.
     pub fn is_lost(&self, answer: &Running) -> bool {
-        if self.at_least.is_none() {
-            return true;
-        }
         match self.measure.value(answer) {
             Some(_) if answer.is_spoilt() => true,
             Some(value) => self.measure.can_only_fall() && !self.accepts(value),
@@ -101,10 +94,6 @@ impl Judge {
 
 impl fmt::Display for Judge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.at_least {
-            Some(threshold) => write!(f, "{} >= {}", self.measure, decimal(threshold))?,
-            None => write!(f, "{}: never accepted", self.measure)?,
-        }
-        f.write_str(if self.uncertified { " (uncertified)" } else { "" })
+        write!(f, "{} >= {}", self.measure, decimal(self.at_least))
     }
 }

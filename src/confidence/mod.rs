@@ -19,7 +19,8 @@
 //! token-level uncertainty and beyond", 2024, who measure both biases of length.) A [`Score`] is a
 //! feature as it is, or a function fitted on graded answers that gives the probability of being
 //! right; a [`Calibration`] is the file that carries one, for one model file and one slice of
-//! traffic, with what is certified about it.
+//! traffic, with what is certified about it. What a gate goes by is an [`Accept`]: a threshold, or a
+//! promise that a certificate keeps, where it speaks of the request.
 //!
 //! **Algorithm.** [`Running`] folds tokens one at a time into all features: O(1) time per token, a
 //! fixed histogram for quantiles, no rescans. Every ℓ_t ≤ 0, so minimum, sum and margin can only
@@ -33,6 +34,7 @@
 //! **Concurrency.** None: pure values, no locks, no clock. `execute` holds one [`Running`] per
 //! choice of an answer; `policy` makes the [`Judge`]s; `api` renders features into headers.
 
+mod accept;
 pub mod audit;
 pub mod bounds;
 mod calibration;
@@ -40,6 +42,7 @@ pub mod certify;
 mod features;
 mod fit;
 mod judge;
+mod keyed;
 pub mod measure;
 mod running;
 mod score;
@@ -47,10 +50,12 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+pub use accept::{Accept, Grant, Ruling, Standing};
 pub use calibration::{Basis, Calibration, Certificate, Key, Quality, RiskKind};
 pub use features::{Feature, Features};
 pub use fit::Graded;
 pub use judge::{Judge, Measure};
+pub use keyed::Uncertified;
 pub use running::Running;
 pub use score::{Isotonic, Logistic, Platt, Raw, Score, Step, Term, Transform};
 pub use split::Split;

@@ -1,5 +1,6 @@
 //! What the scores and judges promise.
 
+mod accept;
 mod calibration;
 mod fit;
 mod measure;
@@ -95,19 +96,10 @@ fn early_escalation_waits_for_a_mean_and_not_for_the_others() {
 }
 
 #[test]
-fn an_uncertified_probability_is_compared_with_the_smallest_one() {
-    let judge = Judge::uncertified(Some(0.85));
-    assert!(judge.uncertified);
+fn a_probability_is_compared_with_the_smallest_one() {
+    let judge = Judge::least_probability(0.85);
     assert!(judge.accepts_answer(&answer(&[(0.86f32.ln(), 1.0), (0.99f32.ln(), 1.0)])));
     assert!(!judge.accepts_answer(&answer(&[(0.84f32.ln(), 1.0), (0.99f32.ln(), 1.0)])));
-}
-
-#[test]
-fn without_a_threshold_nothing_is_accepted_and_all_is_lost() {
-    let judge = Judge::uncertified(None);
-    assert!(!judge.accepts(0.0));
-    assert!(judge.is_lost(&Running::default()));
-    assert_eq!(judge.to_string(), "min_logprob: never accepted (uncertified)");
 }
 
 #[test]

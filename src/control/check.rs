@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderName};
 
+use super::calibrations::Calibrations;
 use super::read::{self, Placed, Raw, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
 use super::values::{
     NAME_FORM, add_price, find_file, is_loopback, is_name, local_model, local_name, own_name, parse_endpoint, secret,
 };
-use super::{Options, defaults};
+use super::{Hashes, Options, defaults};
 use crate::account::{Keys, Prices};
 use crate::api::Limits;
 use crate::error::Problem;
@@ -286,7 +287,8 @@ impl<'a> Checker<'a> {
             let message = format!("model \"{}\" is given twice", model.id);
             return self.problems.push(Problem { place: place.to_owned(), message });
         }
-        self.checked.models.push(model);
+        let modified = std::fs::metadata(&model.file).and_then(|file| file.modified()).ok();
+        self.checked.models.push(ModelConfig { modified, ..model });
     }
 
     fn upstream(&mut self, upstream: Placed<RawUpstream>) {
@@ -375,7 +377,10 @@ impl<'a> Checker<'a> {
     /// Compiles the policies, now that every model's name is known.
     fn compile(&mut self) {
         let names = Names { any: self.partly, ..self.checked.names() };
+        let models = self.checked.models.clone();
+        let mut calibrations = Calibrations::new(names, &models, &self.options.hashes);
         for Draft { place, name, file, source } in std::mem::take(&mut self.drafts) {
+            let names = calibrations.names_for(&file, &source);
             let policy = match Policy::compile(&file.display().to_string(), &source, &names) {
                 Ok(policy) => policy,
                 Err(problems) => {
@@ -448,6 +453,11 @@ impl Checked {
         self.virtuals.iter().flat_map(|one| policy_cases(&one.file, &one.policy)).collect()
     }
 
+    /// What a person should know of the policies and what is no problem, each with its place.
+    pub fn notes(&self) -> impl Iterator<Item = &Problem> {
+        self.virtuals.iter().flat_map(|one| one.policy.notes())
+    }
+
     /// What policies may name.
     pub fn names(&self) -> Names {
         let mut models: BTreeSet<ModelId> = self.models.iter().map(|model| model.id.clone()).collect();
@@ -474,7 +484,7 @@ impl Checked {
             short: short.into_iter().filter_map(|(bare, model)| model.map(|model| (bare, model))).collect(),
             wildcards: self.upstreams.iter().filter(|one| one.any).map(|one| one.config.name.clone()).collect(),
             headers: self.limits.policy_headers.iter().cloned().collect(),
-            any: false,
+            ..Names::default()
         }
     }
 }
@@ -490,11 +500,23 @@ fn leaked_keys(upstream: &Placed<RawUpstream>) -> Option<Problem> {
     passes_on.then(|| upstream.problem(message))
 }
 
-/// Every problem of a policy file by itself, its cases included.
-pub fn check_policy(file: &Path, source: &str, names: &Names) -> Vec<Problem> {
-    match Policy::compile(&file.display().to_string(), source, names) {
-        Ok(policy) => policy_cases(file, &policy),
-        Err(problems) => problems,
+/// What was found in a policy file.
+#[derive(Debug, Default, PartialEq)]
+pub struct Findings {
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What a person should know and what is no problem.
+    pub notes: Vec<Problem>,
+}
+
+/// Checks a policy file by itself, its cases included. No model's file is known here, so that a
+/// calibration for another one is found with the configuration only.
+pub fn check_policy(file: &Path, source: &str, names: &Names) -> Findings {
+    let hashes = Hashes::default();
+    let names = Calibrations::new(names.clone(), &[], &hashes).names_for(file, source);
+    match Policy::compile(&file.display().to_string(), source, &names) {
+        Ok(policy) => Findings { problems: policy_cases(file, &policy), notes: policy.notes().to_vec() },
+        Err(problems) => Findings { problems, notes: Vec::new() },
     }
 }
 

@@ -5,10 +5,12 @@
 //! Called by `main` (start), `listen` (SIGHUP, readiness) and `gateway`.
 
 mod build;
+mod calibrations;
 mod catalogue;
 mod check;
 mod defaults;
 mod fixed;
+mod hashes;
 mod read;
 mod snapshot;
 mod values;
@@ -21,8 +23,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::error::Problem;
-pub use check::{Checked, check_policy, check_prices, read};
+pub use check::{Checked, Findings, check_policy, check_prices, read};
 use fixed::Fixed;
+pub use hashes::Hashes;
 pub use snapshot::Snapshot;
 
 /// What the command line says, and the environment.
@@ -38,6 +41,8 @@ pub struct Options {
     pub models: Vec<(Option<String>, String)>,
     /// Where keys and folders are looked up.
     pub env: Environment,
+    /// What is known of the bytes of model files; kept from generation to generation.
+    pub hashes: Hashes,
 }
 
 /// Environment variables: the process's own, or fixed ones for tests.
@@ -84,7 +89,7 @@ pub struct Control {
 impl Control {
     /// Builds the first generation: loads models, opens pools, asks upstreams what must be asked.
     pub async fn open(options: Options, checked: Checked) -> Result<Control, Vec<Problem>> {
-        tell(&checked.warnings);
+        tell(&checked);
         let fixed = Fixed::of(&checked);
         let snapshot = build::build(checked, None, 1).await?;
         Ok(Control { options, fixed, current: ArcSwap::from_pointee(snapshot), reloading: tokio::sync::Mutex::new(()) })
@@ -112,7 +117,7 @@ impl Control {
             .await
             .map_err(|error| vec![Problem { place: "reload".to_owned(), message: error.to_string() }])??;
         self.fixed.keep(&mut checked);
-        tell(&checked.warnings);
+        tell(&checked);
         let before = self.current();
         let snapshot = build::build(checked, Some(&before), before.generation() + 1).await?;
         let generation = snapshot.generation();
@@ -121,8 +126,11 @@ impl Control {
     }
 }
 
-fn tell(warnings: &[String]) {
-    for warning in warnings {
+fn tell(checked: &Checked) {
+    for warning in &checked.warnings {
         tracing::warn!("{warning}");
+    }
+    for note in checked.notes() {
+        tracing::info!("{note}");
     }
 }

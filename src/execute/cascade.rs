@@ -15,6 +15,10 @@
 //! - *complete*: the whole answer is judged; accepted, it is replayed. A client that does not
 //!   stream, or wants several choices, always gets this; of several choices each must be accepted.
 //!
+//! Where a promise is asked for, what the gate goes by is found out for the request: its certificate,
+//! where that speaks of such a request, else the operator's uncertified fallback, else nothing: the
+//! stage is passed over, and the story says why.
+//!
 //! An answer without a token has no score and escalates; one cut off at its length is judged like
 //! any other. A stage that cannot serve the request, is not ready, accepts nothing or fails is
 //! passed over; its reason stands on the tab. Nothing reaches the client before it is certain
@@ -41,10 +45,10 @@ use futures::stream::{self, StreamExt};
 use super::{Asking, Begun, may_go_on};
 use crate::account::Reason;
 use crate::backend::Completion;
-use crate::confidence::{Judge, Running};
+use crate::confidence::{Judge, Ruling, Running};
 use crate::error::{Error, Result};
-use crate::plan::{Gate, HoldBack, OnFailure, Stage};
-use crate::request::{Ask, Delta, Part, Request};
+use crate::plan::{OnFailure, Stage};
+use crate::request::{Delta, Part, Request};
 
 /// What the story says of a refused answer that is served after all.
 const UPSTREAM_FAILED: &str = "upstream-failed";
@@ -62,13 +66,22 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
             }
         };
         let last = place + 1 == stages.len();
-        if let Some(reason) = why_pass_over(stage, backend.status().ready || last, on_failure) {
-            asking.meter.skipped(&stage.model, place, reason);
+        if !backend.status().ready && !last {
+            asking.meter.skipped(&stage.model, place, Reason::NotReady);
+            continue;
+        }
+        let watch = Watch::of(stage, &asking.request);
+        // A gate that accepts nothing makes an answer useless, unless it may be served for want of
+        // a better one.
+        if let Some(Watch { ruling: Ruling { judge: Err(why), .. }, .. }) = watch
+            && on_failure == OnFailure::Error
+        {
+            asking.meter.uncertified(&stage.model, place, why);
             continue;
         }
         let asked = async {
             let begun = asking.begin(backend, &stage.model, place).await?;
-            judge(stage.gate.as_ref(), begun, &asking.request).await
+            judge(watch, begun).await
         };
         match beside(kept.as_mut(), asked).await {
             Ok(Judged::Accepted(completion)) => return Ok(completion),
@@ -84,19 +97,6 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
     match kept {
         Some(held) => held.serve_degraded(error).await,
         None => Err(error),
-    }
-}
-
-/// Why a stage need not be asked. A gate that accepts nothing makes its answer useless, unless it
-/// may be served for want of a better one.
-fn why_pass_over(stage: &Stage, worth_a_try: bool, on_failure: OnFailure) -> Option<Reason> {
-    let hopeless = stage.gate.as_ref().is_some_and(|gate| gate.judge.at_least.is_none());
-    if !worth_a_try {
-        Some(Reason::NotReady)
-    } else if hopeless && on_failure == OnFailure::Error {
-        Some(Reason::Uncertified)
-    } else {
-        None
     }
 }
 
@@ -152,33 +152,41 @@ impl Held {
         self.begun.attempt.served_degraded(UPSTREAM_FAILED);
         Ok(self.release().completion())
     }
+}
 
-    /// Serves the answer that this judge has accepted.
-    fn accept(self, judge: &Judge) -> Completion {
-        let begun = self.release();
-        if judge.uncertified {
-            begun.attempt.served_uncertified();
-        } else {
-            begun.attempt.served();
-        }
-        begun.completion()
+/// A gate at work on one request.
+struct Watch<'a> {
+    ruling: Ruling<'a>,
+    /// How many tokens are kept back; `None`: the whole answer.
+    held: Option<usize>,
+}
+
+impl<'a> Watch<'a> {
+    /// The stage's gate, if it has one.
+    fn of(stage: &'a Stage, request: &Request) -> Option<Watch<'a>> {
+        let gate = stage.gate.as_ref()?;
+        Some(Watch { ruling: gate.ruling(request), held: gate.tokens_held(request) })
     }
 }
 
 /// Holds the answer back until it is accepted or refused; an error is the backend's.
-async fn judge(gate: Option<&Gate>, begun: Begun, request: &Request) -> Result<Judged> {
-    let Some(gate) = gate else {
+async fn judge(watch: Option<Watch<'_>>, begun: Begun) -> Result<Judged> {
+    let Some(Watch { ruling, held: tokens }) = watch else {
         return Ok(Judged::Accepted(begun.serve()));
     };
-    let tokens = hold_back(gate, request);
+    begun.attempt.stands(ruling.standing.clone());
     let mut held = Held { deltas: Vec::new(), begun, broken: false };
     while let Some(item) = held.begun.deltas.next().await {
         let delta = item?;
         let complete = matches!(delta.part, Part::End(_));
         held.deltas.push(delta);
-        match held.begun.attempt.scores(|choices| verdict(&gate.judge, choices, tokens, complete)) {
+        let verdict = match ruling.judge {
+            Ok(judge) => held.begun.attempt.scores(|choices| verdict(judge, choices, tokens, complete)),
+            Err(why) => Verdict::Refuse(Reason::uncertified(why)),
+        };
+        match verdict {
             Verdict::Wait => {}
-            Verdict::Accept => return Ok(Judged::Accepted(held.accept(&gate.judge))),
+            Verdict::Accept => return Ok(Judged::Accepted(held.release().serve())),
             Verdict::Refuse(reason) => {
                 held.begun.attempt.discarded(reason);
                 return Ok(Judged::Refused(held));
@@ -186,19 +194,6 @@ async fn judge(gate: Option<&Gate>, begun: Begun, request: &Request) -> Result<J
         }
     }
     Err(Error::internal("an answer was neither accepted nor refused at its end"))
-}
-
-/// How many tokens are kept back; `None`: the whole answer.
-fn hold_back(gate: &Gate, request: &Request) -> Option<usize> {
-    let choices = match &request.ask {
-        Ask::Chat(chat) => chat.sampling.n as usize,
-        Ask::Text(text) => text.prompts.len() * text.sampling.n as usize,
-        Ask::Embed(embed) => embed.inputs.len(),
-    };
-    match gate.hold_back {
-        HoldBack::Tokens(tokens) if request.stream && choices <= 1 => Some(tokens),
-        HoldBack::Tokens(_) | HoldBack::All => None,
-    }
 }
 
 /// What the gate says of the answer so far.
@@ -215,7 +210,6 @@ fn verdict(judge: &Judge, choices: &[Running], hold_back: Option<usize>, complet
     let tokens = choices.iter().map(Running::tokens).sum::<u64>();
     let passed = hold_back.is_some_and(|held| tokens >= held.max(1) as u64);
     match (accepted, complete) {
-        _ if judge.at_least.is_none() => Verdict::Refuse(Reason::Uncertified),
         (true, true) => Verdict::Accept,
         (false, true) => Verdict::Refuse(Reason::LowConfidence),
         (true, false) if passed => Verdict::Accept,

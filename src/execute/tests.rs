@@ -1,5 +1,7 @@
 //! Plans against scripted backends under paused time: every branch of fallback and cascade.
 
+mod certificates;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,10 +10,10 @@ use http::StatusCode;
 use tokio::time::timeout;
 
 use super::{Backends, run};
-use crate::account::{AttemptOutcome, Meter, Outcome, Price, Prices, Reason, Receipt, Record};
+use crate::account::{AttemptOutcome, Meter, Outcome, Price, Prices, Reason, Receipt, Record, Story};
 use crate::backend::fake::{Fake, Step, end, finish, raw, say, say_on};
 use crate::backend::{Completion, Status};
-use crate::confidence::{Feature, Judge};
+use crate::confidence::{Accept, Feature, Grant, Judge, Uncertified};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
 use crate::request::{Ask, Chat, ClientBody, Finish, Message, ModelId, Part, Request, Role, Sampling, TenantId};
@@ -54,6 +56,7 @@ struct House {
 struct Told {
     text: Result<String>,
     degraded: Option<&'static str>,
+    certificate: Option<String>,
     receipt: Receipt,
 }
 
@@ -112,9 +115,9 @@ impl House {
                 Err(error)
             }
         };
-        let degraded = meter.story().degraded;
+        let Story { degraded, certificate, .. } = meter.story();
         drop(meter);
-        Told { text, degraded, receipt: self.receipt() }
+        Told { text, degraded, certificate, receipt: self.receipt() }
     }
 
     fn receipt(&self) -> Receipt {
@@ -174,7 +177,13 @@ fn direct(names: &[&str]) -> Plan {
 }
 
 fn gate(score: Feature, threshold: f64, hold_back: HoldBack) -> Gate {
-    Gate { judge: Arc::new(Judge::at_least(score, threshold)), hold_back }
+    Gate { accept: Arc::new(Accept::Threshold(Judge::at_least(score, threshold))), hold_back }
+}
+
+/// A promise, and the least probability by which an answer is kept without a certificate.
+fn promised(granted: std::result::Result<Arc<Grant>, Uncertified>, otherwise: Option<f64>) -> Gate {
+    let accept = Accept::Promise { granted, otherwise: otherwise.map(Judge::least_probability) };
+    Gate { accept: Arc::new(accept), hold_back: HoldBack::All }
 }
 
 fn cascade(gate: Gate, on_failure: OnFailure) -> Plan {
@@ -433,7 +442,7 @@ mod cascades {
 
     #[tokio::test(start_paused = true)]
     async fn a_gate_that_accepts_nothing_does_not_ask_in_vain() {
-        let never = || Gate { judge: Arc::new(Judge::uncertified(None)), hold_back: HoldBack::All };
+        let never = || promised(Err(Uncertified::NoCertificate), None);
         let (local, up) = (fake([say("a", &[-0.1]), say("b", &[-0.1]), end(5, 2)]), large());
         let house = House::of(&[(LOCAL, &local), (UP, &up)]);
         let told = house.ask(cascade(never(), OnFailure::Error)).await;
@@ -447,7 +456,7 @@ mod cascades {
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_accepted_without_a_certificate_says_so() {
-        let gate = Gate { judge: Arc::new(Judge::uncertified(Some(0.5))), hold_back: HoldBack::All };
+        let gate = promised(Err(Uncertified::NoCertificate), Some(0.5));
         let local = fake([say("yes", &[-0.1]), end(5, 1)]);
         let told = House::of(&[(LOCAL, &local), (UP, &large())]).ask(cascade(gate, OnFailure::Error)).await;
         assert_eq!((told.text(), told.reasons()), ("yes", vec![Some(Reason::Uncertified)]));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 
@@ -23,6 +23,8 @@ pub struct ModelConfig {
     pub id: ModelId,
     /// The GGUF file.
     pub file: PathBuf,
+    /// When the file was last changed, where the caller looked: one that was replaced is loaded anew.
+    pub modified: Option<SystemTime>,
     /// Tokens per slot, prompt and answer together; default: what it was trained for, at most 8192.
     pub context: Option<u32>,
     /// Sequences answered at once: 1 … 256.
@@ -37,7 +39,15 @@ impl ModelConfig {
     /// A model with the usual settings: 4 slots, 64 waiting, 30 s. Each slot takes memory for a
     /// whole context at once: 100 MB at 8192 tokens for a model of 0.5 B parameters.
     pub fn new(id: ModelId, file: impl Into<PathBuf>) -> Self {
-        ModelConfig { id, file: file.into(), context: None, slots: 4, queue: 64, idle_timeout: Duration::from_secs(30) }
+        ModelConfig {
+            id,
+            file: file.into(),
+            modified: None,
+            context: None,
+            slots: 4,
+            queue: 64,
+            idle_timeout: Duration::from_secs(30),
+        }
     }
 }
 

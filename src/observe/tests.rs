@@ -12,7 +12,7 @@ use super::{Metrics, Reload, names};
 use crate::account::{Meter, Price, Prices};
 use crate::backend::fake::{Fake, Step, end, raw, say};
 use crate::backend::{Breaker, Status};
-use crate::confidence::{Feature, Judge};
+use crate::confidence::{Accept, Feature, Judge, Uncertified};
 use crate::error::{Error, Kind, Origin, Retry};
 use crate::execute::{Backends, run};
 use crate::plan::{Decision, Gate, HoldBack, OnFailure, Plan, Stage};
@@ -51,11 +51,11 @@ fn request(model: &str) -> Request {
 }
 
 fn cascade() -> Plan {
-    judged_by(Judge::at_least(Feature::MinLogprob, -1.0))
+    judged_by(Accept::Threshold(Judge::at_least(Feature::MinLogprob, -1.0)))
 }
 
-fn judged_by(judge: Judge) -> Plan {
-    let gate = Some(Gate { judge: Arc::new(judge), hold_back: HoldBack::All });
+fn judged_by(accept: Accept) -> Plan {
+    let gate = Some(Gate { accept: Arc::new(accept), hold_back: HoldBack::All });
     let stages = vec![Stage { model: ModelId::new(LOCAL), gate }, Stage { model: ModelId::new(UP), gate: None }];
     Plan::Cascade { stages, on_failure: OnFailure::Error }
 }
@@ -150,13 +150,18 @@ async fn an_accepted_answer_shows_what_it_avoided() {
 async fn uncertified_answers_show_whether_they_were_accepted() {
     let metrics = metrics();
     let backends = backends(vec![say("sure", &[-0.1]), end(5, 1)], vec![say("big", &[]), end(5, 1)]);
-    for threshold in [Some(0.5), None] {
-        ask(&metrics, "auto", judged_by(Judge::uncertified(threshold)), &backends).await;
+    for (otherwise, why) in [
+        (Some(Judge::least_probability(0.5)), Uncertified::NoCalibration),
+        (None, Uncertified::NoCertificate),
+        (None, Uncertified::Sampler),
+    ] {
+        ask(&metrics, "auto", judged_by(Accept::Promise { granted: Err(why), otherwise }), &backends).await;
     }
     let expected = [
         r#"weir_cascade_total{outcome="accept",policy="cheap",reason="uncertified",stage="local/small"} 1"#,
         r#"weir_cascade_total{outcome="escalate",policy="cheap",reason="uncertified",stage="local/small"} 1"#,
-        r#"weir_cascade_total{outcome="accept",policy="cheap",reason="accepted",stage="up/large"} 1"#,
+        r#"weir_cascade_total{outcome="escalate",policy="cheap",reason="other_key",stage="local/small"} 1"#,
+        r#"weir_cascade_total{outcome="accept",policy="cheap",reason="accepted",stage="up/large"} 2"#,
     ];
     assert_samples(&metrics.render(&[]), &expected);
 }
@@ -283,7 +288,9 @@ async fn each_request_leaves_one_log_line_with_every_fact_and_no_text() {
     let metrics = metrics();
     let local = vec![say("answer nobody may read", &[-2.0]), Step::Hang];
     let up = vec![Step::Wait(Duration::from_millis(100)), say("neither this", &[]), end(1_000_000, 500_000)];
-    ask(&metrics, "auto", cascade(), &backends(local, up)).await;
+    let otherwise = Some(Judge::at_least(Feature::MinLogprob, -1.0));
+    let promise = Accept::Promise { granted: Err(Uncertified::NoCertificate), otherwise };
+    ask(&metrics, "auto", judged_by(promise), &backends(local, up)).await;
     sleep(Duration::from_secs(1)).await;
     drop(guard);
 
@@ -297,6 +304,7 @@ async fn each_request_leaves_one_log_line_with_every_fact_and_no_text() {
         "policy": "cheap", "rule": "first", "generation": 3, "plan": "cascade", "outcome": "ok", "stream": true,
         "attempts": attempts, "cost_usd": 3.0000035, "avoided_usd": 0.0, "wasted_usd": 0.0000035,
         "confidence": "min_logprob=-2, mean_logprob=-2, sum_logprob=-2, margin=1",
+        "certificate": "uncertified; why=no_certificate",
         "ttft_ms": 100.0, "e2e_ms": 100.0, "overhead_us": 0,
     });
     assert_eq!(line["fields"], expected);

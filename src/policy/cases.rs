@@ -42,7 +42,7 @@ fn run(policy: &Policy, case: Case) -> Result<(), String> {
     let request: CaseRequest =
         serde_json::from_str(case.request.get()).map_err(|error| format!("not a case: {error}"))?;
     let request = request.build(body)?;
-    case.expect.check(&policy.decide(&request, &facts))
+    case.expect.check(&policy.decide(&request, &facts), &request)
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +72,7 @@ struct CaseRequest {
     stream: bool,
     n: Option<u32>,
     max_tokens: Option<u32>,
+    temperature: Option<f32>,
     /// More fields of the client's body; see [`body`].
     #[serde(rename = "body")]
     _body: serde_json::Map<String, serde_json::Value>,
@@ -171,6 +172,8 @@ struct Expect {
     plan: Option<String>,
     models: Option<Vec<String>>,
     status: Option<u16>,
+    /// What stands behind an answer that the first gate keeps, as the header tells it, or `none`.
+    certificate: Option<String>,
 }
 
 impl CaseFacts {
@@ -227,7 +230,8 @@ impl CaseRequest {
     }
 
     fn ask(self) -> Result<Ask, String> {
-        let sampling = Sampling { max_tokens: self.max_tokens, n: self.n.unwrap_or(1), ..Sampling::default() };
+        let Self { max_tokens, temperature, n, .. } = self;
+        let sampling = Sampling { max_tokens, temperature, n: n.unwrap_or(1), ..Sampling::default() };
         let text = self.text.clone().map(Prompt::Text);
         match self.kind.as_deref().unwrap_or("chat") {
             "chat" => Ok(Ask::Chat(Chat { sampling, ..self.chat()? })),
@@ -298,7 +302,7 @@ fn message(role: Role, text: String) -> Message {
 
 impl Expect {
     /// An error says how the decision differs from what is expected.
-    fn check(&self, decision: &Decision) -> Result<(), String> {
+    fn check(&self, decision: &Decision, request: &Request) -> Result<(), String> {
         let plan = &decision.plan;
         let (kind, status) = match plan {
             Plan::Direct { .. } => ("serve", None),
@@ -307,20 +311,33 @@ impl Expect {
         };
         let rule = decision.rule.as_ref();
         let models: Vec<&str> = plan.models().into_iter().map(ModelId::as_str).collect();
+        let certificate = certificate(plan, request);
         let pairs = [
             (self.rule.as_ref().map(|rule| format!("rule \"{rule}\"")), format!("rule \"{rule}\"")),
             (self.plan.as_ref().map(|plan| format!("plan {plan}")), format!("plan {kind}")),
             (self.models.as_ref().map(|all| format!("models {all:?}")), format!("models {models:?}")),
             (self.status.map(|status| format!("status {:?}", Some(status))), format!("status {status:?}")),
+            (self.certificate.as_ref().map(|it| format!("certificate {it:?}")), format!("certificate {certificate:?}")),
         ];
         if pairs.iter().all(|(wanted, _)| wanted.is_none()) {
-            return Err("expects nothing; name a rule, plan, models or status".into());
+            return Err("expects nothing; name a rule, plan, models, status or certificate".into());
         }
         match pairs.into_iter().find(|(wanted, got)| wanted.as_ref().is_some_and(|w| w != got)) {
             None => Ok(()),
-            Some((wanted, _)) => {
-                Err(format!("expected {}, but rule \"{rule}\" decided {kind} {models:?}", wanted.unwrap_or_default()))
-            }
+            Some((wanted, got)) => Err(format!(
+                "expected {}, but rule \"{rule}\" decided {kind} {models:?} with {got}",
+                wanted.unwrap_or_default()
+            )),
         }
     }
+}
+
+/// What stands behind an answer that the first gate keeps; `none` without a gate or a promise.
+fn certificate(plan: &Plan, request: &Request) -> String {
+    let gate = match plan {
+        Plan::Cascade { stages, .. } => stages.first().and_then(|stage| stage.gate.as_ref()),
+        Plan::Direct { .. } | Plan::Reject { .. } => None,
+    };
+    let standing = gate.and_then(|gate| gate.ruling(request).standing);
+    standing.map_or_else(|| "none".to_owned(), |standing| standing.to_string())
 }

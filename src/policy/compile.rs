@@ -9,10 +9,9 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::condition::Condition;
-use super::form::{Entry, Form, Section, suggest};
+use super::form::{Entry, Form, Section};
 use super::vocabulary::Vocabulary;
 use super::{Names, Outcome, Policy};
-use crate::confidence::{Feature, Judge};
 use crate::error::Problem;
 use crate::plan::{Gate, HoldBack, OnFailure, Plan, Stage};
 use crate::request::ModelId;
@@ -21,14 +20,15 @@ use crate::request::ModelId;
 pub(super) fn compile(place: &str, source: &str, names: &Names) -> Result<Policy, Vec<Problem>> {
     let mut compiler = Compiler { form: Form::new(place, source), vocabulary: Vocabulary::new(names) };
     match compiler.policy() {
-        Some(policy) if compiler.form.sound() => Ok(policy),
+        Some(policy) if compiler.form.sound() => Ok(Policy { notes: compiler.form.into_notes(), ..policy }),
         _ => Err(compiler.form.into_problems()),
     }
 }
 
-struct Compiler<'s, 'n> {
-    form: Form<'s>,
-    vocabulary: Vocabulary<'n>,
+/// Reads one file. What a gate accepts by is read in `accept`.
+pub(super) struct Compiler<'s, 'n> {
+    pub(super) form: Form<'s>,
+    pub(super) vocabulary: Vocabulary<'n>,
 }
 
 struct Rule {
@@ -46,7 +46,7 @@ impl<'s> Compiler<'s, '_> {
         let mut rules = self.rules(entries)?;
         let last = rules.pop()?.outcome;
         let guarded = rules.into_iter().filter_map(|rule| Some((rule.when?, rule.outcome))).collect();
-        Some(Policy { name: name?, rules: guarded, last })
+        Some(Policy { name: name?, rules: guarded, last, notes: Vec::new() })
     }
 
     /// A policy's name stands in a header and in a metric's label: it is kept plain.
@@ -201,18 +201,19 @@ impl<'s> Compiler<'s, '_> {
         if let Some(models) = &models {
             self.check_stages(then, entry, models);
         }
-        let accept = self.form.required(then, "accept");
-        let accept = accept.and_then(|entry| self.form.table(&then.title, "accept", entry));
-        let judge = accept.and_then(|accept| self.accept(&accept));
         let hold_back = match then.table.get("hold_back") {
             Some(entry) => self.hold_back(&then.title, entry),
             None => Some(HoldBack::All),
         };
+        let accept = self.form.required(then, "accept");
+        let accept = accept.and_then(|entry| self.form.table(&then.title, "accept", entry));
+        let gated = models.as_ref().and_then(|models| models.split_last()).map_or(&[][..], |(_, gated)| gated);
+        let accept = accept.and_then(|accept| self.accept(&accept, gated, hold_back));
         let on_failure = match then.table.get("on_failure") {
             Some(entry) => self.on_failure(&then.title, entry),
             None => Some(OnFailure::default()),
         };
-        let gate = Gate { judge: Arc::new(judge?), hold_back: hold_back? };
+        let gate = Gate { accept: Arc::new(accept?), hold_back: hold_back? };
         let mut stages: Vec<Stage> =
             models?.into_iter().map(|model| Stage { model, gate: Some(gate.clone()) }).collect();
         stages.last_mut()?.gate = None;
@@ -235,57 +236,6 @@ impl<'s> Compiler<'s, '_> {
             );
             self.form.problem(entry.span(), message);
         }
-    }
-
-    fn accept(&mut self, accept: &Section<'_, 's>) -> Option<Judge> {
-        if accept.table.contains_key("max_error") {
-            self.form.check_keys(accept, &["max_error", "confidence", "else_threshold"]);
-            return self.accept_max_error(accept);
-        }
-        self.form.check_keys(accept, &["score", "at_least", "max_error"]);
-        let name = self.form.required(accept, "score");
-        let score = name.and_then(|entry| self.score(&accept.title, entry));
-        let threshold = self.form.required(accept, "at_least").and_then(|entry| {
-            let threshold = self.form.number(&accept.title, "at_least", entry)?;
-            let probability = score.is_some_and(Feature::is_logprob);
-            if probability && threshold > 0.0 {
-                let message =
-                    format!("{}: nothing reaches {threshold}: a log-probability is never above 0", accept.title);
-                self.form.problem(entry.span(), message);
-                return None;
-            }
-            Some(threshold)
-        });
-        Some(Judge::at_least(score?, threshold?))
-    }
-
-    /// No certificate exists yet, so an error bound falls back on its `else_threshold`; without
-    /// one nothing is accepted.
-    fn accept_max_error(&mut self, accept: &Section<'_, 's>) -> Option<Judge> {
-        let mut share = |key: &str| match accept.table.get(key) {
-            Some(entry) => {
-                let value = self.form.number(&accept.title, key, entry)?;
-                if value > 0.0 && value < 1.0 {
-                    return Some(Some(value));
-                }
-                self.form.wrong_type(&accept.title, key, "between 0 and 1", entry)
-            }
-            None => Some(None),
-        };
-        let (max_error, confidence) = (share("max_error"), share("confidence"));
-        let else_threshold = share("else_threshold");
-        max_error.and(confidence)?;
-        Some(Judge::uncertified(else_threshold?))
-    }
-
-    fn score(&mut self, title: &str, entry: &Entry<'s>) -> Option<Feature> {
-        let name = self.form.text(title, "score", entry)?;
-        let score = Feature::parse(name).filter(|feature| feature.is_score());
-        if score.is_none() {
-            let hint = suggest(name, Feature::ALL.into_iter().filter(|feature| feature.is_score()).map(Feature::name));
-            self.form.problem(entry.span(), format!("{title}: unknown score \"{name}\"{hint}"));
-        }
-        score
     }
 
     fn hold_back(&mut self, title: &str, entry: &Entry<'s>) -> Option<HoldBack> {

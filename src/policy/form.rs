@@ -19,6 +19,7 @@ pub(super) struct Form<'s> {
     place: &'s str,
     source: &'s str,
     problems: Vec<Problem>,
+    notes: Vec<Problem>,
 }
 
 /// One table of the file: what it is called in problems, and where it stands.
@@ -31,7 +32,7 @@ pub(super) struct Section<'t, 's> {
 
 impl<'s> Form<'s> {
     pub(super) fn new(place: &'s str, source: &'s str) -> Self {
-        Form { place, source, problems: Vec::new() }
+        Form { place, source, problems: Vec::new(), notes: Vec::new() }
     }
 
     /// The file's table, or `None` when it is not TOML.
@@ -54,6 +55,17 @@ impl<'s> Form<'s> {
     pub(super) fn problem_at_line(&mut self, line: usize, message: impl Into<String>) {
         let place = format!("{}:{line}", self.place);
         self.problems.push(Problem { place, message: message.into() });
+    }
+
+    /// Notes what a person should know of and what is no problem.
+    pub(super) fn note(&mut self, span: Range<usize>, message: impl Into<String>) {
+        let place = format!("{}:{}", self.place, self.line(span.start));
+        self.notes.push(Problem { place, message: message.into() });
+    }
+
+    /// What was noted, in the order of lines.
+    pub(super) fn into_notes(self) -> Vec<Problem> {
+        self.notes
     }
 
     pub(super) fn sound(&self) -> bool {

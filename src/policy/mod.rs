@@ -5,6 +5,7 @@
 //! Promises: a policy that compiles names only known models and signals; a condition that fails
 //! all the same rejects the request. `control` compiles, `gateway` asks once per request.
 
+mod accept;
 mod cases;
 mod check;
 mod compile;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::backend::Status;
+use crate::confidence::Calibration;
 use crate::error::Problem;
 use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
@@ -42,6 +44,12 @@ pub struct Names {
     pub wildcards: BTreeSet<String>,
     /// Request headers that a condition may read, lowercase.
     pub headers: BTreeSet<String>,
+    /// The calibrations that the file names, by the name that stands in it ([`Policy::calibrations`]):
+    /// read, or why they cannot be.
+    pub calibrations: BTreeMap<String, Result<Arc<Calibration>, String>>,
+    /// The SHA-256 of local models' files, in hexadecimal digits, where it is known: a calibration
+    /// must be for the file that its stage's model runs.
+    pub files: BTreeMap<ModelId, String>,
     /// Takes every other name too: a policy is checked by itself, away from its configuration.
     pub any: bool,
 }
@@ -88,6 +96,7 @@ pub struct Policy {
     name: Arc<str>,
     rules: Vec<(Condition, Outcome)>,
     last: Outcome,
+    notes: Vec<Problem>,
 }
 
 /// What a rule decides.
@@ -104,11 +113,23 @@ impl Policy {
         compile::compile(place, source, names)
     }
 
+    /// The calibrations that a policy file names, as they stand in it, each with the models of its
+    /// cascades; what cannot be read as a policy names none. For [`Names`], before compiling.
+    pub fn calibrations(source: &str) -> BTreeMap<String, Vec<String>> {
+        accept::calibrations(source)
+    }
+
+    /// What a person should know of the policy and what is no problem: rules that ask for a promise
+    /// which nothing keeps.
+    pub fn notes(&self) -> &[Problem] {
+        &self.notes
+    }
+
     /// The built-in one-rule policy of a plain model name.
     pub fn direct(model: &ModelId) -> Policy {
         let plan = Plan::Direct { targets: vec![model.clone()] };
         let last = Outcome { rule: "named".into(), plan };
-        Policy { name: "direct".into(), rules: Vec::new(), last }
+        Policy { name: "direct".into(), rules: Vec::new(), last, notes: Vec::new() }
     }
 
     /// The built-in policy of `auto` where there is one local model and one upstream's: the

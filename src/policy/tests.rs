@@ -1,8 +1,10 @@
 //! What a policy promises: problems with their lines, decisions by the first rule that holds.
 
+mod accept;
 mod problems;
 
 use super::*;
+use crate::confidence::{Accept, Feature, Judge};
 use crate::plan::{HoldBack, OnFailure};
 use crate::request::{Ask, Chat, ClientBody, Embed, Message, Prompt, Role, Sampling, TenantId, Text};
 
@@ -15,7 +17,7 @@ fn names() -> Names {
         models: models.into(),
         wildcards: ["any".to_owned()].into(),
         headers: ["x-team".to_owned()].into(),
-        any: false,
+        ..Names::default()
     }
 }
 
@@ -222,10 +224,10 @@ fn a_cascade_gates_every_stage_but_the_last() {
     let decision = compile(&then(plan)).unwrap().decide(&chat(&["x"]), &Facts::default());
     let Plan::Cascade { stages, on_failure } = decision.plan else { panic!("no cascade") };
     assert_eq!(on_failure, OnFailure::Local);
-    let gates: Vec<Option<String>> =
-        stages.iter().map(|stage| stage.gate.as_ref().map(|gate| gate.judge.to_string())).collect();
-    let gate = Some("sum_logprob >= -3".to_owned());
-    assert_eq!(gates, [gate.clone(), gate, None]);
+    let gates: Vec<Option<&Accept>> =
+        stages.iter().map(|stage| stage.gate.as_ref().map(|gate| &*gate.accept)).collect();
+    let gate = Accept::Threshold(Judge::at_least(Feature::SumLogprob, -3.0));
+    assert_eq!(gates, [Some(&gate), Some(&gate), None]);
     assert_eq!(stages[0].gate.as_ref().map(|gate| gate.hold_back), Some(HoldBack::Tokens(16)));
 }
 
@@ -236,20 +238,6 @@ fn a_cascade_holds_back_everything_and_fails_with_the_error_unless_told_otherwis
     let Plan::Cascade { stages, on_failure } = decision.plan else { panic!("no cascade") };
     assert_eq!(on_failure, OnFailure::Error);
     assert_eq!(stages[0].gate.as_ref().map(|gate| gate.hold_back), Some(HoldBack::All));
-}
-
-#[test]
-fn an_error_bound_falls_back_on_its_threshold_or_accepts_nothing() {
-    for (accept, judge) in [
-        ("{ max_error = 0.05, confidence = 0.9, else_threshold = 0.5 }", "min_logprob >= -0.6931 (uncertified)"),
-        ("{ max_error = 0.05 }", "min_logprob: never accepted (uncertified)"),
-    ] {
-        let plan = format!("{{ cascade = [\"small\", \"up/mini\"], accept = {accept} }}");
-        let decision = compile(&then(&plan)).unwrap().decide(&chat(&["x"]), &Facts::default());
-        let Plan::Cascade { stages, .. } = decision.plan else { panic!("no cascade") };
-        let gate = stages[0].gate.as_ref().map(|gate| gate.judge.to_string());
-        assert_eq!(gate.as_deref(), Some(judge));
-    }
 }
 
 #[test]
