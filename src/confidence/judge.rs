@@ -88,14 +88,10 @@ impl Judge {
 
     /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.
     pub fn is_lost(&self, answer: &Running) -> bool {
-        if self.at_least.is_none() {
+        if self.at_least.is_none() || answer.is_spoilt() {
             return true;
         }
-        match self.measure.value(answer) {
-            Some(_) if answer.is_spoilt() => true,
-            Some(value) => self.measure.can_only_fall() && !self.accepts(value),
-            None => false,
-        }
+        self.measure.can_only_fall() && self.measure.value(answer).is_some_and(|value| !self.accepts(value))
     }
 }
 
