@@ -84,11 +84,8 @@ impl Judge {
 
     /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.
     pub fn is_lost(&self, answer: &Running) -> bool {
-        match self.measure.value(answer) {
-            Some(_) if answer.is_spoilt() => true,
-            Some(value) => self.measure.can_only_fall() && !self.accepts(value),
-            None => false,
-        }
+        let below = || self.measure.value(answer).is_some_and(|value| !self.accepts(value));
+        answer.is_spoilt() || self.measure.can_only_fall() && below()
     }
 }
 

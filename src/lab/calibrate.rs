@@ -1,8 +1,10 @@
 //! From graded answers to a calibration file.
 //!
-//! The answers are split by their ids: a score is fitted on one side and measured on the other,
-//! which it has never seen. Promises: the same answers and settings give the same file; too few
-//! answers are refused with how many more are needed. Called by `weir calibrate`.
+//! The answers are split by their ids: a score is fitted on one side, and so is the grid of
+//! thresholds; the other side, unseen until then, measures and certifies. Promises: the same
+//! answers and settings give the same file; too few answers are refused with how many more are
+//! needed, before a label of the other side is looked at and an attempt spent. Called by
+//! `weir calibrate`.
 
 #[cfg(test)]
 mod tests;
@@ -10,8 +12,10 @@ mod tests;
 use std::str::FromStr;
 
 use super::records::Records;
+use crate::confidence::certify::{Grid, Plan, Promise, Refusal, Risk, Row};
 use crate::confidence::{
-    Basis, Calibration, Feature, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Score, Split, Transform,
+    Basis, Calibration, Certificate, Feature, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, RiskKind, Score,
+    Split, Transform,
 };
 
 /// What is to be made.
@@ -29,6 +33,19 @@ pub struct Settings {
     pub max_tokens: Option<u64>,
     /// The date the file shall bear.
     pub date: String,
+    /// What is to be certified; `None`: nothing.
+    pub promise: Option<Promise>,
+    /// The attempts at a certificate made on this slice before, each on its own labels.
+    pub attempts: u32,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    /// The calibration; it has a certificate if one was wanted and not refused.
+    pub calibration: Calibration,
+    /// Why the certificate was refused. The attempt is spent: the file must be kept.
+    pub refusal: Option<Refusal>,
 }
 
 /// A kind of score, as the command line names it.
@@ -62,14 +79,25 @@ impl FromStr for Wanted {
 /// The share of ids whose answers are for the fit.
 const FIT_SHARE: f64 = 0.5;
 
-/// Makes a calibration, without certificates.
+/// The thresholds that may be certified.
+const GRID_POINTS: usize = 30;
+
+/// Makes a calibration, with a certificate if one is wanted and can be had.
 ///
 /// # Errors
-/// Too few answers for the fit or the measures, or answers that teach nothing; what is missing.
-pub fn calibrate(records: &Records, settings: &Settings) -> Result<Calibration, String> {
+/// Too few answers for the fit, the measures or the certificate, or answers that teach nothing;
+/// what is missing. Nothing is spent.
+pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String> {
     let (fit_side, other_side) = sides(records);
     let score = fit(&fit_side, records, settings.score)?;
-    let rows = scored(&score, &other_side);
+    let (fit_rows, rows) = (scored(&score, &fit_side), scored(&score, &other_side));
+    let certified = settings.promise.map(|promise| certify(promise, settings.attempts + 1, &fit_rows, &rows));
+    let (certificates, refusal) = match certified {
+        None => (Vec::new(), None),
+        Some(Ok(certificate)) => (vec![certificate], None),
+        Some(Err(refusal @ Refusal::TooRisky { .. })) => (Vec::new(), Some(refusal)),
+        Some(Err(refusal)) => return Err(format!("{refusal} among those not used for the fit, half of all")),
+    };
     let quality = Quality::of(&rows, score.is_probability()).ok_or_else(|| {
         format!("the {} answers kept for measuring are all right or all wrong; grade more", rows.len())
     })?;
@@ -92,10 +120,40 @@ pub fn calibrate(records: &Records, settings: &Settings) -> Result<Calibration, 
         fitted_rows: fit_side.len() as u64,
         quality,
         date: settings.date.clone(),
-        attempts: 0,
-        certificates: Vec::new(),
+        attempts: settings.attempts + u32::from(settings.promise.is_some()),
+        certificates,
     };
-    calibration.render().map(|_| calibration)
+    calibration.render().map(|_| Made { calibration, refusal })
+}
+
+/// The boldest threshold of a grid, made of the scores that the fit saw, for which the other side's
+/// labels prove the promise at the share of delta that this attempt may spend.
+fn certify(
+    promise: Promise,
+    attempt: u32,
+    fit_rows: &[(f64, bool)],
+    rows: &[(f64, bool)],
+) -> Result<Certificate, Refusal> {
+    let seen: Vec<f64> = fit_rows.iter().map(|row| row.0).collect();
+    let plan = Plan::new(promise.at_attempt(attempt), Grid::of_scores(&seen, GRID_POINTS));
+    let labelled: Vec<Row> =
+        rows.iter().map(|&(score, right)| Row { score, loss: f64::from(u8::from(!right)) }).collect();
+    let certified = plan.certify(&labelled)?;
+    let kind = match promise.risk() {
+        Risk::Selective => RiskKind::Selective,
+        Risk::Regret => RiskKind::Regret,
+        Risk::Joint => RiskKind::Joint,
+    };
+    Ok(Certificate {
+        kind,
+        alpha: promise.alpha(),
+        delta: promise.delta(),
+        threshold: certified.threshold,
+        rows: certified.rows as u64,
+        kept: certified.kept as u64,
+        wrong: certified.losses as u64,
+        attempt,
+    })
 }
 
 /// The answers for the fit, and the others.

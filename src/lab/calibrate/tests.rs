@@ -4,7 +4,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use super::{Settings, Wanted, calibrate};
+use super::{Made, Settings, Wanted, calibrate};
+use crate::confidence::certify::{Promise, Risk};
 use crate::confidence::{Calibration, Feature, Score};
 use crate::lab::records::Records;
 
@@ -16,7 +17,15 @@ fn settings(score: Wanted) -> Settings {
         score,
         max_tokens: Some(24),
         date: "2026-11-24".into(),
+        promise: None,
+        attempts: 0,
     }
+}
+
+/// What comes of a wish for a certificate that the share of wrong answers kept is at most `alpha`.
+fn promised(text: &str, alpha: f64, attempts: u32) -> Result<Made, String> {
+    let promise = Some(Promise::check(Risk::Selective, alpha, 0.1).unwrap());
+    calibrate(&parsed(text), &Settings { promise, attempts, ..settings(Wanted::Platt(Feature::SumLogprob)) })
 }
 
 fn record(id: usize, right: bool, logprobs: &[f32]) -> Value {
@@ -32,8 +41,8 @@ fn lines(rows: usize) -> String {
     let mut random = StdRng::seed_from_u64(3);
     let mut line = |id| {
         let unsure = random.random::<f32>() * 2.0;
-        let logprobs: Vec<f32> = (0..1 + id % 4).map(|_| -unsure * random.random::<f32>()).collect();
-        record(id, random.random::<f32>() * 2.0 > unsure, &logprobs).to_string() + "\n"
+        let logprobs: Vec<f32> = vec![-unsure / (1 + id % 4) as f32; 1 + id % 4];
+        record(id, random.random::<f32>() * 4.0 > unsure * unsure, &logprobs).to_string() + "\n"
     };
     (0..rows).map(&mut line).collect()
 }
@@ -46,8 +55,7 @@ fn parsed(text: &str) -> Records {
 fn every_kind_of_score_gives_a_file_that_parses_and_ranks() {
     let records = parsed(&lines(600));
     for wanted in ["logistic", "platt:sum_logprob", "platt:margin", "isotonic:min_logprob", "mean_logprob"] {
-        let made =
-            calibrate(&records, &settings(wanted.parse().unwrap())).unwrap_or_else(|error| panic!("{wanted}: {error}"));
+        let made = calibrate(&records, &settings(wanted.parse().unwrap())).unwrap().calibration;
         assert_eq!(Calibration::parse(made.render().unwrap().as_bytes()).unwrap(), made);
         assert_eq!(made.fitted_rows + made.quality.rows, 600);
         assert_eq!((made.key.max_tokens, made.quality.ece.is_some()), (Some(64), wanted != "mean_logprob"));
@@ -57,7 +65,7 @@ fn every_kind_of_score_gives_a_file_that_parses_and_ranks() {
 
 #[test]
 fn a_logistic_score_leaves_out_what_the_records_do_not_tell() {
-    let made = calibrate(&parsed(&lines(600)), &settings(Wanted::Logistic)).unwrap();
+    let made = calibrate(&parsed(&lines(600)), &settings(Wanted::Logistic)).unwrap().calibration;
     let Score::Logistic(logistic) = made.score else { panic!("another kind") };
     let features: Vec<Feature> = logistic.terms.iter().map(|term| term.feature).collect();
     assert!(features.contains(&Feature::Ended) && features.contains(&Feature::SumLogprob));
@@ -73,6 +81,42 @@ fn a_logistic_score_leaves_out_what_the_records_do_not_tell() {
 fn too_few_answers_are_refused_with_how_many_are_missing() {
     let error = calibrate(&parsed(&lines(12)), &settings(Wanted::Platt(Feature::SumLogprob))).unwrap_err();
     assert!(error.contains("a fit needs 10: grade until there are"), "{error}");
+}
+
+#[test]
+fn a_certificate_keeps_what_its_labels_allow_and_says_which_attempt_it_was() {
+    let made = promised(&lines(1600), 0.3, 1).unwrap();
+    assert_eq!(made.refusal, None);
+    let certificate = &made.calibration.certificates[0];
+    assert_eq!((certificate.attempt, made.calibration.attempts), (2, 2));
+    assert_eq!(certificate.rows, made.calibration.quality.rows);
+    assert!(certificate.kept >= 38 && (certificate.wrong as f64) < 0.3 * certificate.kept as f64, "{certificate:?}");
+    assert_eq!(Calibration::parse(made.calibration.render().unwrap().as_bytes()).unwrap(), made.calibration);
+}
+
+#[test]
+fn a_later_attempt_never_keeps_more() {
+    let kept = |attempts| {
+        let made = promised(&lines(1600), 0.3, attempts).unwrap();
+        made.calibration.certificates.first().map_or(0, |certificate| certificate.kept)
+    };
+    assert!(kept(0) > 0 && kept(0) >= kept(3) && kept(3) >= kept(40));
+}
+
+#[test]
+fn a_promise_that_the_labels_break_is_refused_and_the_attempt_is_spent() {
+    let wrong_at_random: String = (0..800)
+        .map(|id| record(id, id.is_multiple_of(2), &[-0.01 * (id % 97) as f32 - 0.01]).to_string() + "\n")
+        .collect();
+    let made = promised(&wrong_at_random, 0.1, 0).unwrap();
+    assert!(made.refusal.is_some() && made.calibration.certificates.is_empty());
+    assert_eq!(made.calibration.attempts, 1);
+}
+
+#[test]
+fn labels_too_few_for_the_promise_are_refused_with_how_many_are_missing() {
+    let error = promised(&lines(120), 0.02, 0).unwrap_err();
+    assert!(error.contains("labels are too few to certify anything: about"), "{error}");
 }
 
 #[test]
