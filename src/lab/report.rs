@@ -24,7 +24,7 @@ pub struct Report {
     resamples: usize,
     /// Mean quality of every model in the log, best first.
     models: Vec<(String, f64)>,
-    routers: Vec<Figures>,
+    pub(super) routers: Vec<Figures>,
 }
 
 /// The middle 95 % of resamples.
@@ -79,7 +79,8 @@ impl Report {
             "{} → {}: {} rows, {} left out; seed {}, {} folds",
             self.local, self.upstream, self.rows, self.left_out, self.seed, self.folds
         );
-        let ends = self.routers.first().and_then(|first| Some((first.curve.first()?.quality, first.curve.last()?.quality)));
+        let ends =
+            self.routers.first().and_then(|first| Some((first.curve.first()?.quality, first.curve.last()?.quality)));
         if let Some((local, upstream)) = ends {
             let _ = writeln!(text, "quality: all local {local:.3}, all upstream {upstream:.3}");
         }
@@ -145,7 +146,8 @@ impl Figures {
         let range = |interval: Option<Interval>| {
             interval.map_or_else(|| "-".to_owned(), |Interval { low, high }| format!("{low:.3}–{high:.3}"))
         };
-        let gain = self.gain_interval.map_or_else(|| "-".to_owned(), |Interval { low, high }| format!("{low:+.3} {high:+.3}"));
+        let gain =
+            self.gain_interval.map_or_else(|| "-".to_owned(), |Interval { low, high }| format!("{low:+.3} {high:+.3}"));
         let mut line = format!(
             "{:<22} {:<17} {:>5} {:>11} {:>13} {:>5} {:>5} {:>6} {:>6}",
             self.router,

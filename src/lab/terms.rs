@@ -91,7 +91,8 @@ impl Weights {
     /// The text's vector: (bucket, value) by bucket, of Euclidean length 1; empty where nothing is known.
     pub(super) fn vector(&self, text: &Text) -> Vec<(u32, f32)> {
         let weigh = |run: &[u32]| (run[0], run.len() as f32 * self.0[run[0] as usize]);
-        let mut vector: Vec<(u32, f32)> = text.buckets.chunk_by(|a, b| a == b).map(weigh).filter(|term| term.1 > 0.0).collect();
+        let mut vector: Vec<(u32, f32)> =
+            text.buckets.chunk_by(|a, b| a == b).map(weigh).filter(|term| term.1 > 0.0).collect();
         let length = vector.iter().map(|(_, value)| value * value).sum::<f32>().sqrt();
         vector.iter_mut().for_each(|(_, value)| *value /= length);
         vector

@@ -20,12 +20,8 @@ pub(super) struct Columns {
 
 pub(super) const ZERO_EVAL: Columns = Columns { id: "id", answer: "answer", domain: None, prompt: &["question"] };
 
-pub(super) const MMLU_PRO: Columns = Columns {
-    id: "question_id",
-    answer: "pred",
-    domain: Some("category"),
-    prompt: &["question", "options_json"],
-};
+pub(super) const MMLU_PRO: Columns =
+    Columns { id: "question_id", answer: "pred", domain: Some("category"), prompt: &["question", "options_json"] };
 
 /// What one model made of the questions: id → (correct, answer).
 type Answers<'a> = HashMap<&'a str, (f64, &'a str)>;
@@ -66,10 +62,7 @@ pub(super) fn read(source: &Source, columns: &Columns) -> Result<Log, Problem> {
 }
 
 /// The questions in the order of the log, and each model's answers.
-fn by_model<'a>(
-    table: &'a Table,
-    columns: &Columns,
-) -> Result<(Vec<&'a str>, HashMap<&'a str, Answers<'a>>), Problem> {
+fn by_model<'a>(table: &'a Table, columns: &Columns) -> Result<(Vec<&'a str>, HashMap<&'a str, Answers<'a>>), Problem> {
     let [id, name, correct, answer] = [columns.id, "model", "correct", columns.answer].map(|name| table.column(name));
     let (id, name, correct, answer) = (id?, name?, correct?, answer?);
     let mut ids = Vec::new();

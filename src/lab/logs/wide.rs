@@ -47,7 +47,8 @@ pub(super) fn llmrouter(source: &Source) -> Result<Log, Problem> {
     }
     let table = Table::read(&source.log)?;
     let (task, question) = (table.column("task")?, table.column("question")?);
-    let known: Vec<String> = table.names().iter().filter(|name| !NOT_MODELS.contains(&name.as_str())).cloned().collect();
+    let known: Vec<String> =
+        table.names().iter().filter(|name| !NOT_MODELS.contains(&name.as_str())).cloned().collect();
     let (local, upstream) = (
         model(source, "local", source.local.as_ref(), &known)?,
         model(source, "upstream", source.upstream.as_ref(), &known)?,
