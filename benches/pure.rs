@@ -16,6 +16,7 @@ use weir::backend::{Completion, Status};
 use weir::confidence::{
     Basis, Calibration, Feature, Judge, Key, Logistic, Platt, Quality, Running, Score, Term, Transform,
 };
+use weir::lab::Scorer;
 use weir::policy::{Facts, Names, Policy};
 use weir::request::{Delta, ModelId, Part, Request, TenantId, Token, Usage};
 use weir::wire::openai::{respell, scan};
@@ -71,6 +72,24 @@ fn deciding(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide");
     for (name, policy) in &policies {
         group.bench_function(*name, |b| b.iter(|| policy.decide(black_box(&request), &facts)));
+    }
+    group.finish();
+}
+
+/// The learned scorer on prompts of 1 and 8 KiB, all of whose words it knows.
+fn scoring(c: &mut Criterion) {
+    let numbered = |from: usize, words: usize| -> String {
+        (from..from + words).map(|at| format!("word{:05} ", at * 7919 % 50_000)).collect()
+    };
+    let texts: Vec<String> = (0..200).map(|at| numbered(at * 100, 400)).collect();
+    let scorer = Scorer::train(texts.iter().enumerate().map(|(at, text)| (text.as_str(), (at % 2) as f64)));
+    let mut group = c.benchmark_group("score a prompt");
+    for kib in [1, 8] {
+        let prompt = numbered(0, (kib << 10) / 10);
+        group.throughput(Throughput::Bytes(prompt.len() as u64));
+        group.bench_with_input(BenchmarkId::from_parameter(format!("{kib} KiB")), &prompt, |b, prompt| {
+            b.iter(|| scorer.gap(black_box(prompt)));
+        });
     }
     group.finish();
 }
@@ -215,5 +234,5 @@ fn judging(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(pure, parsing, deciding, streaming, answering, accounting, judging);
+criterion_group!(pure, parsing, deciding, scoring, streaming, answering, accounting, judging);
 criterion_main!(pure);

@@ -16,6 +16,8 @@ mod ridge;
 mod routers;
 mod scorer;
 mod terms;
+#[cfg(test)]
+mod tests;
 
 pub use report::Report;
 pub use scorer::Scorer;

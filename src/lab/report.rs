@@ -24,7 +24,7 @@ pub struct Report {
     resamples: usize,
     /// Mean quality of every model in the log, best first.
     models: Vec<(String, f64)>,
-    routers: Vec<Figures>,
+    pub(super) routers: Vec<Figures>,
 }
 
 /// The middle 95 % of resamples.

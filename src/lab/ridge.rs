@@ -11,8 +11,22 @@ pub(super) type Rows = [Vec<(u32, f32)>];
 const TOLERANCE: f64 = 1e-5;
 const MOST_STEPS: usize = 300;
 
-/// The weights (one per column) and the constant. `columns` bounds every column in `rows`.
+/// The weights (one per column) and the constant. `columns` bounds every column in `rows`. Only
+/// columns that a row has are solved for; the others weigh 0.
 pub(super) fn solve(rows: &Rows, targets: &[f64], columns: usize, penalty: f64) -> (Vec<f64>, f64) {
+    let mut used = vec![false; columns];
+    rows.iter().flatten().for_each(|&(at, _)| used[at as usize] = true);
+    let used: Vec<u32> = (0..columns as u32).filter(|&at| used[at as usize]).collect();
+    let mut place = vec![0; columns];
+    (0..).zip(&used).for_each(|(to, &from)| place[from as usize] = to);
+    let close = |row: &Vec<(u32, f32)>| row.iter().map(|&(at, value)| (place[at as usize], value)).collect();
+    let (found, constant) = descend(&rows.iter().map(close).collect::<Vec<_>>(), targets, used.len(), penalty);
+    let mut weights = vec![0.0; columns];
+    used.iter().zip(found).for_each(|(&at, weight)| weights[at as usize] = weight);
+    (weights, constant)
+}
+
+fn descend(rows: &Rows, targets: &[f64], columns: usize, penalty: f64) -> (Vec<f64>, f64) {
     let mut weights = vec![0.0; columns];
     if rows.is_empty() {
         return (weights, 0.0);

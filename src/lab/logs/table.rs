@@ -84,10 +84,14 @@ impl<'a> Cells<'a> {
         self.record.get(column).unwrap_or_default()
     }
 
-    /// The number in a cell: finite.
+    /// The number in a cell: finite; `true` is 1 and `false` 0.
     pub(super) fn number(self, column: usize) -> Result<f64, Problem> {
         let text = self.text(column);
-        let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+        let number = match text.trim().to_ascii_lowercase().as_str() {
+            "true" => Some(1.0),
+            "false" => Some(0.0),
+            digits => digits.parse::<f64>().ok().filter(|number| number.is_finite()),
+        };
         number.ok_or_else(|| self.wrong(format!("{} \"{text}\": not a number", self.table.names[column])))
     }
 

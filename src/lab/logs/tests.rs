@@ -35,7 +35,7 @@ impl Files {
 }
 
 const ROUTELLM: &str = "domain,weak_correct_small,strong_correct_large,contaminated,prompt\n\
-                        law,0,1,0,\"Who?\nA. x\"\nlaw,1,1,1,Seen before\nart,1,0,0,What?\n";
+                        law,False,True,0,\"Who?\nA. x\"\nlaw,1,1,1,Seen before\nart,1,0,0,What?\n";
 
 #[test]
 fn routellm_rows_are_read_and_the_contaminated_left_out() {
