@@ -88,6 +88,12 @@ where
             let entry = snapshot.entry(name)?;
             return api::model(std::slice::from_ref(&entry), &entry.id);
         }
+        Route::Feedback => {
+            let feedback = api::feedback(&head.headers, meter.client_body(body), snapshot.limits()).await?;
+            let noted = api::noted(&feedback);
+            meter.feedback(feedback);
+            return Ok(noted);
+        }
         Route::Chat | Route::Text | Route::Embed => {}
     }
     let asker = Asker { id: Arc::clone(id), tenant };

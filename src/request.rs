@@ -85,6 +85,37 @@ pub struct Request {
     pub authorization: Option<Secret>,
 }
 
+/// What a client says of an answer that it got.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feedback {
+    /// The `x-request-id` of that answer.
+    pub request_id: Arc<str>,
+    /// What it was like.
+    pub verdict: Verdict,
+}
+
+/// What an answer was like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict {
+    /// Right.
+    Correct,
+    /// Wrong.
+    Wrong,
+    /// As good as this, 0 … 1.
+    Scored(f64),
+}
+
+impl Verdict {
+    /// The verdict's name in answers, logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Correct => "correct",
+            Verdict::Wrong => "wrong",
+            Verdict::Scored(_) => "scored",
+        }
+    }
+}
+
 /// A value that must never be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

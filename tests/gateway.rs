@@ -2,6 +2,7 @@
 //! part of the upstreams.
 
 mod failing;
+mod feedback;
 mod house;
 mod leaving;
 mod names;

@@ -15,7 +15,7 @@ use super::{Attempt, Awaited, Prices, Record};
 use crate::confidence::{Standing, Uncertified};
 use crate::error::Error;
 use crate::plan::{Decision, Plan};
-use crate::request::{Ask, Chat, ModelId, Prompt, Request, TenantId};
+use crate::request::{Ask, Chat, Feedback, ModelId, Prompt, Request, TenantId};
 
 /// A handle on one request's tab. Clones share it; the last one dropped settles it (one
 /// `Record::record`).
@@ -71,6 +71,11 @@ impl Meter {
     /// Notes that the request failed with this error.
     pub fn failed(&self, error: &Error) {
         self.0.state().error = Some(Failure::of(error));
+    }
+
+    /// Notes what the client says of an earlier answer.
+    pub fn feedback(&self, feedback: Feedback) {
+        self.0.state().feedback = Some(feedback);
     }
 
     /// Notes that the answer's head is about to be written (after `api::respond`, which folds an

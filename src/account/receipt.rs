@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::confidence::{Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin};
-use crate::request::{Finish, ModelId, TenantId, Usage};
+use crate::request::{Feedback, Finish, ModelId, TenantId, Usage};
 
 /// What a request was, did and cost.
 #[derive(Debug, Clone)]
@@ -52,6 +52,8 @@ pub struct Receipt {
     pub degraded: Option<&'static str>,
     /// Why the request failed.
     pub error: Option<Failure>,
+    /// What the client said of an earlier answer, where that was the request.
+    pub feedback: Option<Feedback>,
 }
 
 impl Receipt {

@@ -14,7 +14,7 @@ use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
 use super::{Price, Prices, Record};
 use crate::confidence::Standing;
 use crate::error::Kind;
-use crate::request::{Ask, ModelId, Request, TenantId, Usage};
+use crate::request::{Ask, Feedback, ModelId, Request, TenantId, Usage};
 
 #[derive(Debug)]
 pub(super) struct Tab {
@@ -40,6 +40,7 @@ pub(super) struct State {
     pub(super) served: Option<Served>,
     pub(super) degraded: Option<&'static str>,
     pub(super) error: Option<Failure>,
+    pub(super) feedback: Option<Feedback>,
     pub(super) overhead: Option<Duration>,
     pub(super) waits: Waits,
 }
@@ -127,6 +128,7 @@ impl Tab {
             served: None,
             degraded: None,
             error: None,
+            feedback: None,
             overhead: None,
             waits,
         };
@@ -173,6 +175,7 @@ impl State {
             standing: self.standing().cloned(),
             degraded: self.degraded,
             error: self.failure(),
+            feedback: self.feedback.take(),
             decided: self.decided.take(),
             attempts,
         }

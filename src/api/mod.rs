@@ -11,6 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 mod answer;
 mod body;
 mod chat;
+mod feedback;
 mod fields;
 mod fold;
 mod logprobs;
@@ -25,6 +26,7 @@ mod stream;
 mod text;
 mod tools;
 
+pub use feedback::{feedback, noted};
 pub use models::{ModelEntry, model, models};
 pub use parse::{Asker, Limits, parse};
 pub use reject::reject;

@@ -112,7 +112,7 @@ fn read(route: Route, whole: &Bytes) -> Result<(Opened, Ask)> {
             let opened = fields.envelope.open(whole)?;
             Ok((opened, Ask::Embed(fields.check()?)))
         }
-        Route::Models | Route::Model(_) => Err(Error::internal("a list of models is asked for without a body")),
+        Route::Models | Route::Model(_) | Route::Feedback => Err(Error::internal("no model is asked by this path")),
     }
 }
 

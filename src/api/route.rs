@@ -17,6 +17,8 @@ pub enum Route {
     Text,
     /// `POST /v1/embeddings`
     Embed,
+    /// `POST /v1/feedback`
+    Feedback,
     /// `GET /v1/models`
     Models,
     /// `GET /v1/models/{id}`, the id percent-decoded; it may hold slashes.
@@ -28,7 +30,7 @@ pub fn route(method: &Method, path: &str) -> Result<Route> {
     let route =
         find(path).ok_or_else(|| Error::new(Kind::NotFound, Origin::Client, unknown(path)).code("unknown_url"))?;
     let (allowed, methods) = match route {
-        Route::Chat | Route::Text | Route::Embed => (*method == Method::POST, "POST"),
+        Route::Chat | Route::Text | Route::Embed | Route::Feedback => (*method == Method::POST, "POST"),
         Route::Models | Route::Model(_) => (*method == Method::GET || *method == Method::HEAD, "GET, HEAD"),
     };
     if allowed {
@@ -43,6 +45,7 @@ fn find(path: &str) -> Option<Route> {
         "/v1/chat/completions" => Some(Route::Chat),
         "/v1/completions" => Some(Route::Text),
         "/v1/embeddings" => Some(Route::Embed),
+        "/v1/feedback" => Some(Route::Feedback),
         "/v1/models" => Some(Route::Models),
         _ => {
             let id = path.strip_prefix("/v1/models/").filter(|id| !id.is_empty())?;
@@ -55,6 +58,6 @@ fn unknown(path: &str) -> String {
     let shown: String = path.chars().take(200).collect();
     format!(
         "unknown path {shown:?}; known: /v1/chat/completions, /v1/completions, /v1/embeddings, \
-         /v1/models, /v1/models/ID"
+         /v1/feedback, /v1/models, /v1/models/ID"
     )
 }

@@ -49,6 +49,7 @@ pub(super) struct Families {
     pub(super) slots: IntGaugeVec,
     pub(super) kv_used: GaugeVec,
     pub(super) breaker: IntGaugeVec,
+    pub(super) feedback: IntCounterVec,
     pub(super) reloads: IntCounterVec,
     pub(super) generation: IntGauge,
 }
@@ -82,6 +83,7 @@ impl Families {
             slots: gauges(&names::SLOTS)?,
             kv_used: keep(registry, GaugeVec::new(opts(&names::KV_USED), names::KV_USED.labels)?)?,
             breaker: gauges(&names::BREAKER)?,
+            feedback: counts(&names::FEEDBACK)?,
             reloads: counts(&names::RELOADS)?,
             generation: keep(registry, IntGauge::with_opts(opts(&names::GENERATION))?)?,
         })

@@ -10,6 +10,7 @@ use tracing::{Level, enabled, info};
 
 use crate::account::{AttemptOutcome, AttemptReceipt, Receipt};
 use crate::error::Kind;
+use crate::request::Verdict;
 
 /// Writes the line.
 pub(super) fn write(receipt: &Receipt) {
@@ -18,6 +19,7 @@ pub(super) fn write(receipt: &Receipt) {
     }
     let decided = receipt.decided.as_ref();
     let error = receipt.error.as_ref();
+    let feedback = receipt.feedback.as_ref();
     let itl = (!receipt.itl.is_empty()).then(|| receipt.itl.iter().sum::<f32>() / receipt.itl.len() as f32);
     info!(
         target: "weir::request",
@@ -46,8 +48,18 @@ pub(super) fn write(receipt: &Receipt) {
         error_code = error.and_then(|error| error.code),
         error_origin = error.map(|error| error.origin.name()),
         error_message = error.and_then(|error| error.message.as_deref()),
+        feedback = feedback.map(|feedback| feedback.verdict.name()),
+        feedback_score = feedback.and_then(|feedback| score(feedback.verdict)),
+        feedback_request_id = feedback.map(|feedback| &*feedback.request_id),
         "request"
     );
+}
+
+fn score(verdict: Verdict) -> Option<f64> {
+    match verdict {
+        Verdict::Scored(score) => Some(score),
+        Verdict::Correct | Verdict::Wrong => None,
+    }
 }
 
 fn milliseconds(duration: Duration) -> f64 {

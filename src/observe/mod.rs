@@ -210,6 +210,9 @@ impl Record for Metrics {
             self.count_attempt(attempt, &known);
         }
         self.count_cascade(&receipt, &known);
+        if let Some(feedback) = &receipt.feedback {
+            self.families.feedback.with_label_values(&[feedback.verdict.name()]).inc();
+        }
         log::write(&receipt);
     }
 }

@@ -63,6 +63,8 @@ families! {
         "Share of a local model's KV cache in use: 0 to 1.";
     BREAKER: "weir_breaker", ["model", "state"],
         "1 for the state a breaker is in: closed, open, half_open.";
+    FEEDBACK: "weir_feedback_total", ["verdict"],
+        "What clients said of answers: correct, wrong, scored (0 to 1). Volunteered: it certifies nothing.";
     RELOADS: "weir_reloads_total", ["outcome"],
         "Reloads of the configuration: applied, refused.";
     GENERATION: "weir_generation", [],
