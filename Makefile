@@ -3,7 +3,8 @@
 # make help     the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local eval \
+.PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local \
+        bench-certificates eval \
         models deps deps-bench
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -53,6 +54,9 @@ bench-local: deps build  ## tokens per second and time to first token: the bare 
 	cargo bench --locked --bench local -- --json $(abspath $(target))/bench-local.json
 	python3 benches/load/local.py --weir $(weir) --engine $(target)/bench-local.json \
 		--python "$$(scripts/venv.sh tests/scripts/foreign.txt)"
+
+bench-certificates: deps  ## do promises hold: certificates from samples of the answers that `make eval` recorded
+	cargo bench --locked --bench certificates
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py
