@@ -11,7 +11,7 @@ use std::sync::Arc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::running::decimal;
-use super::{Basis, Calibration, Certificate, Judge, RiskKind, Uncertified};
+use super::{Basis, Calibration, Certificate, Judge, Risk, Uncertified};
 use crate::request::Request;
 
 /// Names in headers.
@@ -85,7 +85,7 @@ impl Accept {
 impl Grant {
     /// The certificate of the lowest threshold among those that bound `risk` by `alpha` or less with
     /// probability `confidence` or more; `None` where there is none.
-    pub fn find(calibration: &Arc<Calibration>, risk: RiskKind, alpha: f64, confidence: f64) -> Option<Grant> {
+    pub fn find(calibration: &Arc<Calibration>, risk: Risk, alpha: f64, confidence: f64) -> Option<Grant> {
         let keeps = |certificate: &&Certificate| {
             certificate.kind == risk
                 && certificate.alpha <= alpha + ROUNDING
@@ -120,7 +120,7 @@ impl fmt::Display for Grant {
         if let Some(grader) = &calibration.grader {
             write!(f, " with={}", utf8_percent_encode(grader, NAME))?;
         }
-        if certificate.kind != RiskKind::Selective {
+        if certificate.kind != Risk::Selective {
             write!(f, " risk={}", certificate.kind.name())?;
         }
         let slice = utf8_percent_encode(&calibration.slice, NAME);

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::running::decimal;
-use super::{Feature, Score, Transform};
+use super::{Feature, Risk, Score, Transform};
 
 /// A score with its origin, its quality and its certificates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -108,7 +108,7 @@ pub struct Quality {
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// Which risk.
-    pub kind: RiskKind,
+    pub kind: Risk,
     /// Its bound.
     pub alpha: f64,
     /// The chance that the bound does not hold, for all attempts on the slice together.
@@ -125,37 +125,11 @@ pub struct Certificate {
     pub attempt: u32,
 }
 
-/// What a certificate bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RiskKind {
-    /// P(wrong | kept).
-    Selective,
-    /// P(kept, wrong here, and right upstream), over all answers of the slice.
-    Regret,
-    /// P(kept and wrong), over all answers of the slice.
-    Joint,
-}
-
 /// `selective risk at most 0.05 with confidence 0.9`.
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let confidence = decimal(1.0 - self.delta);
         write!(f, "{} risk at most {} with confidence {confidence}", self.kind.name(), decimal(self.alpha))
-    }
-}
-
-impl RiskKind {
-    /// Every kind.
-    pub const ALL: [RiskKind; 3] = [RiskKind::Selective, RiskKind::Regret, RiskKind::Joint];
-
-    /// The kind's name in files and headers.
-    pub fn name(self) -> &'static str {
-        match self {
-            RiskKind::Selective => "selective",
-            RiskKind::Regret => "regret",
-            RiskKind::Joint => "joint",
-        }
     }
 }
 

@@ -41,6 +41,18 @@ pub enum Risk {
 }
 
 impl Risk {
+    /// Every kind.
+    pub const ALL: [Risk; 3] = [Risk::Selective, Risk::Regret, Risk::Joint];
+
+    /// The kind's name in files and headers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Risk::Selective => "selective",
+            Risk::Regret => "regret",
+            Risk::Joint => "joint",
+        }
+    }
+
     /// The rows among which losses are counted: those kept, or all.
     fn denominator(self, kept: usize, rows: usize) -> usize {
         match self {

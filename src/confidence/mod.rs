@@ -51,7 +51,8 @@ mod split;
 mod tests;
 
 pub use accept::{Accept, Grant, Ruling, Standing};
-pub use calibration::{Basis, Calibration, Certificate, Key, Quality, RiskKind};
+pub use calibration::{Basis, Calibration, Certificate, Key, Quality};
+pub use certify::Risk;
 pub use features::{Feature, Features};
 pub use fit::Graded;
 pub use judge::{Judge, Measure};

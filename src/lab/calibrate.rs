@@ -12,10 +12,10 @@ mod tests;
 use std::str::FromStr;
 
 use super::records::Records;
-use crate::confidence::certify::{Grid, Plan, Promise, Refusal, Risk, Row};
+use crate::confidence::certify::{Grid, Plan, Promise, Refusal, Row};
 use crate::confidence::{
-    Basis, Calibration, Certificate, Feature, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, RiskKind, Score,
-    Split, Transform,
+    Basis, Calibration, Certificate, Feature, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Score, Split,
+    Transform,
 };
 
 /// What is to be made.
@@ -139,13 +139,8 @@ fn certify(
     let labelled: Vec<Row> =
         rows.iter().map(|&(score, right)| Row { score, loss: f64::from(u8::from(!right)) }).collect();
     let certified = plan.certify(&labelled)?;
-    let kind = match promise.risk() {
-        Risk::Selective => RiskKind::Selective,
-        Risk::Regret => RiskKind::Regret,
-        Risk::Joint => RiskKind::Joint,
-    };
     Ok(Certificate {
-        kind,
+        kind: promise.risk(),
         alpha: promise.alpha(),
         delta: promise.delta(),
         threshold: certified.threshold,

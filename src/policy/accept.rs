@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::compile::Compiler;
 use super::form::{Entry, Section, suggest};
-use crate::confidence::{Accept, Basis, Calibration, Feature, Grant, Judge, RiskKind, Uncertified};
+use crate::confidence::{Accept, Basis, Calibration, Feature, Grant, Judge, Risk, Uncertified};
 use crate::plan::HoldBack;
 use crate::request::ModelId;
 
@@ -26,7 +26,7 @@ struct Asked {
     key: &'static str,
     alpha: f64,
     confidence: f64,
-    risk: RiskKind,
+    risk: Risk,
 }
 
 /// A calibration and where the file names it.
@@ -121,11 +121,11 @@ impl<'s> Compiler<'s, '_> {
         let risk = match accept.table.get("risk") {
             Some(entry) => {
                 let name = entry.get_ref().as_str();
-                let risk = RiskKind::ALL.into_iter().find(|risk| Some(risk.name()) == name);
+                let risk = Risk::ALL.into_iter().find(|risk| Some(risk.name()) == name);
                 let wanted = "\"selective\", \"regret\" or \"joint\"";
                 risk.or_else(|| self.form.wrong_type(&accept.title, "risk", wanted, entry))
             }
-            None => Some(RiskKind::Selective),
+            None => Some(Risk::Selective),
         };
         Some(Asked { key, alpha: alpha??, confidence: confidence?.unwrap_or(USUAL_CONFIDENCE), risk: risk? })
     }

@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::confidence::{Accept, Basis, Calibration, Grant, Judge, Key, RiskKind, Standing, Uncertified};
+use crate::confidence::{Accept, Basis, Calibration, Grant, Judge, Key, Risk, Standing, Uncertified};
 use crate::request::{Ask, Chat, ClientBody, Format, Request, Sampling, TenantId, Text, ToolChoice, Tools};
 
 fn calibration() -> Calibration {
     Calibration::parse(include_bytes!("../../../tests/fixtures/calibration.json")).unwrap()
 }
 
-fn find(risk: RiskKind, alpha: f64, confidence: f64) -> Option<f64> {
+fn find(risk: Risk, alpha: f64, confidence: f64) -> Option<f64> {
     Grant::find(&Arc::new(calibration()), risk, alpha, confidence).map(|grant| grant.judge.at_least)
 }
 
 #[test]
 fn the_lowest_threshold_that_keeps_the_promise_is_chosen() {
-    use RiskKind::{Joint, Regret, Selective};
+    use Risk::{Joint, Regret, Selective};
     for (risk, alpha, confidence, threshold) in [
         (Selective, 0.1, 0.9, Some(0.8)),
         (Selective, 0.2, 0.5, Some(0.8)),
@@ -39,9 +39,9 @@ fn a_grant_names_its_risk_and_calls_errors_only_what_gold_labels_found() {
         let calibration = Calibration { basis, grader: grader.map(str::to_owned), ..calibration() };
         Grant::find(&Arc::new(calibration), risk, 0.1, 0.9).unwrap().to_string()
     };
-    assert_eq!(told(Basis::Gold, None, RiskKind::Selective), "max_error=0.1 confidence=0.9 slice=facts%2C%20short");
+    assert_eq!(told(Basis::Gold, None, Risk::Selective), "max_error=0.1 confidence=0.9 slice=facts%2C%20short");
     assert_eq!(
-        told(Basis::UpstreamAgreement, Some("up/große;x"), RiskKind::Joint),
+        told(Basis::UpstreamAgreement, Some("up/große;x"), Risk::Joint),
         "max_disagreement=0.05 with=up%2Fgro%C3%9Fe%3Bx risk=joint confidence=0.9 slice=facts%2C%20short"
     );
 }
@@ -146,7 +146,7 @@ fn a_key_with_another_template_or_sampler_speaks_of_no_request() {
 #[test]
 fn a_ruling_is_certified_or_falls_back_or_accepts_nothing() {
     let calibration = Arc::new(calibration());
-    let grant = Arc::new(Grant::find(&calibration, RiskKind::Selective, 0.1, 0.9).unwrap());
+    let grant = Arc::new(Grant::find(&calibration, Risk::Selective, 0.1, 0.9).unwrap());
     let fallback = Judge::least_probability(0.5);
     let (keyed, other) = (sampling(|_| {}), sampling(|sampling| sampling.n = 2));
     let promise = |otherwise| Accept::Promise { granted: Ok(Arc::clone(&grant)), otherwise };

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::confidence::{
-    Basis, Calibration, Certificate, Feature, Isotonic, Key, Logistic, Platt, Quality, Raw, RiskKind, Score, Step,
-    Term, Transform,
+    Basis, Calibration, Certificate, Feature, Isotonic, Key, Logistic, Platt, Quality, Raw, Risk, Score, Step, Term,
+    Transform,
 };
 
 pub(super) fn calibration(score: Score) -> Calibration {
@@ -35,7 +35,7 @@ pub(super) fn calibration(score: Score) -> Calibration {
         date: "2026-11-24".into(),
         attempts: 2,
         certificates: vec![Certificate {
-            kind: RiskKind::Selective,
+            kind: Risk::Selective,
             alpha: 0.1,
             delta: 0.1,
             threshold: if is_probability { 0.1 + 0.2 } else { -1.0 / 3.0 },

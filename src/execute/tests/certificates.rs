@@ -4,14 +4,14 @@ use super::{
     Arc, AttemptOutcome, Error, Fake, Gate, Grant, HoldBack, House, Kind, LOCAL, OnFailure, Origin, Reason, Told, UP,
     Uncertified, cascade, down, end, failing, fake, large, promised, say, say_on,
 };
-use crate::confidence::{Calibration, RiskKind};
+use crate::confidence::{Calibration, Risk};
 use crate::error::Retry;
 
 /// Certified with risk .1 from .8 on, which is a probability of the least probable token of .75.
 fn grant() -> Arc<Grant> {
     let file = include_bytes!("../../../tests/fixtures/calibration.json");
     let calibration = Arc::new(Calibration::parse(file).unwrap());
-    Arc::new(Grant::find(&calibration, RiskKind::Selective, 0.1, 0.9).unwrap())
+    Arc::new(Grant::find(&calibration, Risk::Selective, 0.1, 0.9).unwrap())
 }
 
 fn certified(otherwise: Option<f64>) -> Gate {
