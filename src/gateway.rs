@@ -130,11 +130,7 @@ pub(crate) fn request_id(own: Option<&HeaderValue>) -> Arc<str> {
     let own = own.and_then(|value| value.to_str().ok());
     match own.filter(|id| (1..=128).contains(&id.len())) {
         Some(id) => Arc::from(id),
-        None => {
-            let digits = rand::random::<[u8; 16]>().map(|byte| [byte >> 4, byte & 15]);
-            let digits = digits.as_flattened().iter().map(|digit| char::from(b"0123456789abcdef"[usize::from(*digit)]));
-            Arc::from("req_".chars().chain(digits).collect::<String>())
-        }
+        None => Arc::from(format!("req_{:032x}", rand::random::<u128>())),
     }
 }
 

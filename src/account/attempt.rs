@@ -319,9 +319,7 @@ impl Stream for Followed {
 impl Drop for Followed {
     fn drop(&mut self) {
         let mut state = self.attempt.tab.state();
-        if state.legs[self.attempt.leg].waiting {
-            state.resume(self.attempt.leg, Instant::now());
-        }
+        state.resume(self.attempt.leg, Instant::now());
         let ending = &mut state.legs[self.attempt.leg].ending;
         if matches!(ending, Ending::Running) {
             *ending = Ending::Interrupted;

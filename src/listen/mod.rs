@@ -23,9 +23,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::FuturesUnordered;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -183,20 +181,15 @@ where
     builder.http1().header_read_timeout(None).writev(false);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let over = async {
-        tokio::select! { () = stopped => None, () = traffic.idle(IDLE_TIMEOUT) => Some(LAST_CALL) }
-    };
-    // A set polls what was woken only, and every request wakes this task more than once.
-    let mut over = FuturesUnordered::from_iter([over]);
     let ended = tokio::select! {
-        biased;
         ended = served.as_mut() => ended,
-        last_call = over.select_next_some() => {
+        () = stopped => {
             served.as_mut().graceful_shutdown();
-            match last_call {
-                None => served.await,
-                Some(limit) => tokio::select! { ended = served => ended, () = traffic.idle(limit) => Ok(()) },
-            }
+            served.await
+        }
+        () = traffic.idle(IDLE_TIMEOUT) => {
+            served.as_mut().graceful_shutdown();
+            tokio::select! { ended = served => ended, () = traffic.idle(LAST_CALL) => Ok(()) }
         }
     };
     if let Err(error) = ended {

@@ -37,6 +37,7 @@ pub(super) struct Single {
 impl Single {
     /// Speaks HTTP/1.1 over these bytes.
     pub(super) async fn open(io: Io) -> hyper::Result<Self> {
+        // Head and body in one write: mostly they are small.
         let (sender, driver) = http1::Builder::new().writev(false).handshake(io).await?;
         Ok(Single { sender, driver: Some(driver), home: Handle::current().id() })
     }
@@ -56,16 +57,8 @@ impl Single {
         }
     }
 
-    /// Whether nothing is left of the last exchange, so that another may begin.
-    pub(super) fn is_free(&mut self) -> bool {
-        if !self.sender.is_ready() {
-            self.drive(&mut Context::from_waker(Waker::noop()));
-        }
-        self.driver.is_some() && self.sender.is_ready()
-    }
-
-    /// Whether the endpoint has not closed it meanwhile either.
-    pub(super) fn is_open(&mut self) -> bool {
+    /// Whether another exchange may begin: nothing is left of the last, and neither side has closed it.
+    pub(super) fn is_ready(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.driver.is_some() && self.sender.is_ready()
     }
@@ -73,13 +66,8 @@ impl Single {
     /// Sends the request and waits for the head of its answer.
     async fn exchange(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
         let mut answer = std::pin::pin!(self.sender.send_request(request));
-        let driver = &mut self.driver;
         std::future::poll_fn(|cx| {
-            if let Some(running) = driver
-                && Pin::new(running).poll(cx).is_ready()
-            {
-                *driver = None;
-            }
+            self.drive(cx);
             answer.as_mut().poll(cx)
         })
         .await

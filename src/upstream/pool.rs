@@ -2,8 +2,8 @@
 //!
 //! Hides which HTTP version was agreed on. Promises: an idle connection that the endpoint has closed
 //! is not used again as far as that can be seen; none is kept idle for longer than about two
-//! minutes; connections that all tasks here drive are in one tracked set. `endpoint` holds one per
-//! address.
+//! minutes; a shared connection's own task ends when nobody uses it any more. `endpoint` holds one
+//! per address.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl Pool {
 
     /// Takes back a connection whose answer has ended.
     pub(super) fn give(&self, mut single: Box<Single>) {
-        if !single.is_free() {
+        if !single.is_ready() {
             return;
         }
         let mut kept = self.kept();
@@ -121,7 +121,7 @@ impl Kept {
             let nearest = self.idle.iter().rposition(|idle| idle.single.home() == here);
             let place = nearest.or(self.idle.len().checked_sub(1))?;
             let Idle { since, mut single } = self.idle.remove(place);
-            if since.elapsed() < IDLE && single.is_open() {
+            if since.elapsed() < IDLE && single.is_ready() {
                 return Some(Link::Single(single));
             }
         }

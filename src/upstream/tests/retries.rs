@@ -158,7 +158,6 @@ async fn a_request_lost_on_a_pooled_connection_is_sent_again() {
     let fake = Fake::start([Reply::json(ANSWER), lost, Reply::json(ANSWER)]).await;
     let upstream = Upstream::new(Config { retries: 0, ..config(&[&fake]) }).unwrap();
     upstream.start(call(chat())).await.unwrap();
-    pooled().await;
     upstream.start(call(chat())).await.unwrap();
     assert_eq!((fake.unseen(), fake.accepts()), (3, 2));
 }
