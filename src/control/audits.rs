@@ -40,7 +40,7 @@ impl Audits {
         Arc::new(Audits { folder, tasks, known: Mutex::default(), writing: Mutex::default() })
     }
 
-    /// Who audits, for a generation.
+    /// Who audits; one for the life of the process.
     pub(super) fn auditor(self: &Arc<Self>) -> Auditor {
         Auditor::new(self.tasks.clone(), Some(Arc::clone(self) as Arc<dyn Store>))
     }
@@ -128,7 +128,9 @@ impl Audits {
             }
         }
         if known.len() > before && self.folder.is_none() {
-            tracing::warn!("audits are not kept over a restart: there is no state folder; name one with state = \"FOLDER\"");
+            tracing::warn!(
+                "audits are not kept over a restart: there is no state folder; name one with state = \"FOLDER\""
+            );
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) async fn build(
     )?;
     let mut backends = wire_backends(&checked, &host, &upstreams);
     backends.models.extend(stand_ins.clone());
-    backends.auditor = audits.auditor();
+    backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());
     let names = checked.names();
     let mut virtuals: HashMap<String, Arc<Policy>> =
         std::mem::take(&mut checked.virtuals).into_iter().map(|one| (one.name, Arc::new(one.policy))).collect();

@@ -12,7 +12,8 @@ use http::header::{AUTHORIZATION, HeaderName};
 use super::calibrations::Calibrations;
 use super::read::{self, Placed, Raw, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
 use super::values::{
-    NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name, parse_endpoint, secret,
+    NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
+    parse_endpoint, secret,
 };
 use super::{Hashes, Options, defaults};
 use crate::account::{Keys, Prices};

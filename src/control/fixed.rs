@@ -93,6 +93,15 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_state_folder_is_for_the_next_start_too() {
+        let first = checked("state = \"/a\"");
+        let mut later = checked("state = \"/b\"");
+        Fixed::of(&first).keep(&mut later);
+        assert_eq!(later.state, first.state);
+        assert_eq!(later.warnings, ["state = \"/b\" is for the next start: the running process keeps \"/a\""]);
+    }
+
+    #[test]
     fn what_is_unchanged_is_not_warned_of() {
         let mut same = checked("workers = 3");
         Fixed::of(&checked("workers = 3")).keep(&mut same);

@@ -125,11 +125,18 @@ fn tell(news: News, ledger: &Ledger) {
     let (slice, measured) = (status.slice, status.measured);
     match news {
         News::Alarmed => tracing::warn!(
-            slice, measured, alarm_above = status.alarm_above, graded = status.total.graded, losses = status.total.losses,
+            slice,
+            measured,
+            alarm_above = status.alarm_above,
+            graded = status.total.graded,
+            losses = status.total.losses,
             "audits found a promise broken: its slice is uncertified until it is calibrated anew"
         ),
         News::Unmonitored => tracing::warn!(
-            slice, measured, drawn = status.today.drawn, skipped = status.today.skipped(),
+            slice,
+            measured,
+            drawn = status.today.drawn,
+            skipped = status.today.skipped(),
             "too many audits got no grade: the slice is uncertified until the day (UTC) ends"
         ),
         News::Watching => tracing::info!(slice, measured, "a slice is audited again"),
@@ -316,7 +323,8 @@ impl Job {
         let read = read(&*backend, call, &mut answer).await;
         let completion_tokens = answer.text.len() as u64 / TOKEN;
         let began = answer.whole || completion_tokens > 0;
-        let estimate = Usage { prompt_tokens: if began { prompt_tokens } else { 0 }, cached_tokens: 0, completion_tokens };
+        let estimate =
+            Usage { prompt_tokens: if began { prompt_tokens } else { 0 }, cached_tokens: 0, completion_tokens };
         let usage = answer.usage.unwrap_or(estimate);
         self.bill.add(usage, price.cost_usd(&usage));
         self.ledger.spend(most, price.cost_usd(&usage));
@@ -426,15 +434,8 @@ fn whether_the_same(request: &Request, ours: &str, theirs: &str) -> Option<Reque
         said.join("\n")
     );
     let body = question(&text, REPLY);
-    let message = Message {
-        role: Role::User,
-        text,
-        images: 0,
-        other_parts: 0,
-        name: None,
-        tool_calls: None,
-        tool_call_id: None,
-    };
+    let message =
+        Message { role: Role::User, text, images: 0, other_parts: 0, name: None, tool_calls: None, tool_call_id: None };
     let sampling = Sampling { max_tokens: Some(REPLY), temperature: Some(0.0), n: 1, ..Sampling::default() };
     Some(Request {
         id: Arc::clone(&request.id),

@@ -55,3 +55,22 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn audits_are_shown_and_cannot_be_reset() {
+        let ask = |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).body(()).unwrap();
+            answer(&State::default(), &request).unwrap()
+        };
+        let page = ask("GET", "/admin/audits").into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&page).unwrap(), serde_json::json!({"audits": []}));
+        assert_eq!(ask("POST", "/admin/audits/reset").status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(ask("GET", "/admin/audits/reset").status(), StatusCode::NOT_FOUND);
+    }
+}

@@ -76,12 +76,7 @@ impl<'s> Compiler<'s, '_> {
         Some(Grader::Feedback { within })
     }
 
-    fn grading_model(
-        &mut self,
-        audit: &Section<'_, 's>,
-        by: Option<&Entry<'s>>,
-        models: &[ModelId],
-    ) -> Option<Grader> {
+    fn grading_model(&mut self, audit: &Section<'_, 's>, by: Option<&Entry<'s>>, models: &[ModelId]) -> Option<Grader> {
         let (last, gated) = models.split_last()?;
         if let Some(entry) = audit.table.get("within") {
             let message = format!("{}: \"within\" means nothing without by = \"{FEEDBACK}\"", audit.title);

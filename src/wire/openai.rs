@@ -137,7 +137,8 @@ pub fn is_finish(chunk: &[u8]) -> bool {
 /// What the first choice says in a whole answer, or adds in a chunk of one; empty where nothing.
 pub fn said(raw: &[u8]) -> String {
     let value: serde_json::Value = serde_json::from_slice(raw).unwrap_or_default();
-    let is_first = |choice: &&serde_json::Value| choice.get("index").and_then(serde_json::Value::as_u64).unwrap_or(0) == 0;
+    let is_first =
+        |choice: &&serde_json::Value| choice.get("index").and_then(serde_json::Value::as_u64).unwrap_or(0) == 0;
     let first = value.get("choices").and_then(|choices| choices.as_array()?.iter().find(is_first));
     let message = first.and_then(|choice| choice.get("message").or_else(|| choice.get("delta")));
     message.and_then(|message| message.get("content")?.as_str()).unwrap_or_default().to_owned()

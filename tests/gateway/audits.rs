@@ -21,7 +21,8 @@ use crate::fake_upstream::{Answer, Asked, FakeUpstream, Piece};
 /// Certifies a risk of .1; made for a model file that holds `abc`.
 const CALIBRATION: &str = include_str!("../fixtures/calibration.json");
 const PRICES: &str = "[[price]]\nmodel = \"up/*\"\ninput = 1\noutput = 2\n";
-const MODELS: &str = "[[model]]\nname = \"small\"\nfile = \"m.gguf\"\n[[virtual]]\nname = \"auto\"\npolicy = \"p.toml\"\n";
+const MODELS: &str =
+    "[[model]]\nname = \"small\"\nfile = \"m.gguf\"\n[[virtual]]\nname = \"auto\"\npolicy = \"p.toml\"\n";
 const BY_MODEL: &str = "allowance = 0.05";
 
 /// A local model that is sure of itself and says what the user said.
@@ -32,14 +33,9 @@ impl Backend for Echo {
     fn start(&self, call: Call) -> BoxFuture<'_, Result<Completion>> {
         let Ask::Chat(chat) = &call.request.ask else { panic!("no chat") };
         let text = chat.messages.last().unwrap().text.clone();
-        let token =
-            Token { bytes: "x".into(), logprob: -0.01, margin: 5.0, entropy: 0.0, top: Vec::new(), end: false };
+        let token = Token { bytes: "x".into(), logprob: -0.01, margin: 5.0, entropy: 0.0, top: Vec::new(), end: false };
         let usage = Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens: 1 };
-        let parts = [
-            Part::Text { text, tokens: vec![token] },
-            Part::Finish(Finish::Stop),
-            Part::End(Some(usage)),
-        ];
+        let parts = [Part::Text { text, tokens: vec![token] }, Part::Finish(Finish::Stop), Part::End(Some(usage))];
         let deltas = stream::iter(parts.map(|part| Ok(Delta::new(0, part)))).boxed();
         Box::pin(async move { Ok(Completion { model: call.model, headers: HeaderMap::new(), deltas }) })
     }
@@ -147,6 +143,12 @@ async fn a_broken_promise_raises_the_alarm_and_from_the_next_request_on_the_slic
     assert_eq!(next.header("x-weir-served-by"), "up/m");
     assert_eq!(next.header("x-weir-certificate"), "uncertified; why=alarmed");
     assert_eq!(status(&house).total.graded, audits as u64);
+    let shown = serde_json::to_value(status(&house)).unwrap();
+    for (key, value) in [("state", "alarmed"), ("rate", "disagreement"), ("measured", "disagreement with up/m by auto")]
+    {
+        assert_eq!(shown[key], value, "{shown}");
+    }
+    assert!(shown["alarmed_since"].is_string() && shown["peak"].as_f64() >= shown["alarm_at"].as_f64(), "{shown}");
     house.receipts(audits + 1).await;
     let metrics = house.rendered();
     for line in [

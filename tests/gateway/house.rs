@@ -132,7 +132,12 @@ impl House {
         let checked = control::read(&options).unwrap();
         let control = Arc::new(Control::open(options.clone(), checked).await.unwrap());
         let metrics = Arc::new(Metrics::new().unwrap());
-        let book = Book { metrics: Arc::clone(&metrics), receipts: Mutex::default(), audits: Mutex::default(), changed: Notify::new() };
+        let book = Book {
+            metrics: Arc::clone(&metrics),
+            receipts: Mutex::default(),
+            audits: Mutex::default(),
+            changed: Notify::new(),
+        };
         let book = Arc::new(book);
         let front = Front::new(Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&book) as Arc<dyn Record>)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

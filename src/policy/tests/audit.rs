@@ -28,10 +28,7 @@ fn what_is_not_said_is_as_usual_and_the_last_model_grades() {
             "compare = \"number\", allowance = 0.5",
             Auditing::new(0.05, model("up/mini", Compare::Form(Form::Number), 1.0), 0.5),
         ),
-        (
-            "by = \"feedback\"",
-            Auditing::new(0.05, Grader::Feedback { within: Duration::from_secs(24 * 3600) }, 0.0),
-        ),
+        ("by = \"feedback\"", Auditing::new(0.05, Grader::Feedback { within: Duration::from_secs(24 * 3600) }, 0.0)),
         (
             "by = \"feedback\", within = \"90m\", share = 0.5",
             Auditing::new(0.5, Grader::Feedback { within: Duration::from_secs(90 * 60) }, 0.0),
@@ -64,7 +61,9 @@ fn what_is_measured_must_be_what_is_promised_or_the_file_says_how_far_off_it_may
         let [problem] = &problems[..] else { panic!("{accept}: {problems:?}") };
         assert!(problem.starts_with("policies/p.toml:4: rule \"r\": then: accept: audit: "), "{problem}");
         assert!(problem.contains(promised) && problem.contains(measured), "{problem}");
-        assert!(compile(&accept.replace("audit = { ", "audit = { allowance = 0.01, ").replace(", }", " }"), "").is_ok());
+        assert!(
+            compile(&accept.replace("audit = { ", "audit = { allowance = 0.01, ").replace(", }", " }"), "").is_ok()
+        );
     }
     let same = audit(&asked("max_disagreement", "up.json", "by = \"up/maxi\""));
     assert_eq!(same.allowance, 0.0);
@@ -78,10 +77,16 @@ fn bad_values_are_told_with_their_line() {
         ("allowance = 1", "\"allowance\" must be at least 0 and below 1, not `1`"),
         ("allowance = 0.95", "with it every rate is allowed"),
         ("usd_per_day = -1, allowance = 0", "\"usd_per_day\" must be 0 or more, not `-1`"),
-        ("compare = \"numbers\", allowance = 0", "unknown way to compare \"numbers\"; did you mean \"number\"; known: exact"),
+        (
+            "compare = \"numbers\", allowance = 0",
+            "unknown way to compare \"numbers\"; did you mean \"number\"; known: exact",
+        ),
         ("by = \"small\", allowance = 0", "local/small would grade itself"),
         ("by = \"nobody\", allowance = 0", "unknown model \"nobody\""),
-        ("by = \"feedback\", within = \"soon\"", "\"within\" must be a time of 1 s or more, such as \"24h\", not `\"soon\"`"),
+        (
+            "by = \"feedback\", within = \"soon\"",
+            "\"within\" must be a time of 1 s or more, such as \"24h\", not `\"soon\"`",
+        ),
         ("by = \"feedback\", compare = \"text\"", "\"compare\" means nothing with by = \"feedback\""),
         ("by = \"feedback\", usd_per_day = 1", "\"usd_per_day\" means nothing with by = \"feedback\""),
         ("within = \"1h\", allowance = 0", "\"within\" means nothing without by = \"feedback\""),
