@@ -11,7 +11,7 @@
 //! held for a few additions and never over I/O; shared by the requests of every generation.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ring::digest::{SHA256, digest};
@@ -215,24 +215,28 @@ impl Ledger {
         Ledger { state: Mutex::new(State { saved, unsaved: 0, told: News::Watching }) }
     }
 
-    /// Goes on under what a policy says now. Where something else is measured, or against another
-    /// bound, what was bet is void and the audit begins anew, unless there is an alarm: that stays.
+    /// The ledger to go on with under what a policy says now: this one, or, where something else is
+    /// measured or against another bound, a new one with its counts, since what was bet is void then.
+    /// An alarm stays in any case.
     ///
     /// # Errors
     /// As of [`Ledger::open`]; nothing is changed then.
-    pub fn adapt(&self, auditing: &Auditing) -> Result<(), String> {
+    pub fn adapted(self: &Arc<Self>, auditing: &Auditing) -> Result<Arc<Ledger>, String> {
         let mut state = self.state();
         let saved = &mut state.saved;
         let anew = begin(&saved.subject, auditing)?;
         let same = saved.measured == auditing.words() && saved.audit.promise() == anew.promise();
         if !same && !saved.audit.is_alarmed() {
-            saved.close_period();
-            (saved.audit, saved.measured) = (anew, auditing.words());
-        } else if saved.audit.propensity() != auditing.share {
+            // What is graded or awaited now ends in the old one.
+            let past = saved.past.and(saved.audit.period());
+            let (measured, awaited) = (auditing.words(), VecDeque::new());
+            return Ok(Arc::new(Ledger::of(Saved { audit: anew, measured, past, open: 0, awaited, ..saved.clone() })));
+        }
+        if saved.audit.propensity() != auditing.share {
             saved.close_period();
             saved.audit.begin_period(auditing.share)?;
         }
-        Ok(())
+        Ok(Arc::clone(self))
     }
 
     /// What it is about.

@@ -67,11 +67,17 @@ impl Audits {
         }
         let mut ledgers: Vec<Arc<Ledger>> = Vec::new();
         for (auditing, ledger) in bound {
-            ledger.adapt(auditing).map_err(|message| vec![problem("audit", message)])?;
-            auditing.bind(Arc::clone(&ledger));
-            if !ledgers.iter().any(|other| Arc::ptr_eq(other, &ledger)) {
-                ledgers.push(ledger);
-            }
+            let subject = ledger.subject();
+            let shared = ledgers.iter().find(|other| other.subject() == subject).cloned();
+            let ledger = match shared {
+                Some(ledger) => ledger,
+                None => {
+                    let ledger = ledger.adapted(auditing).map_err(|message| vec![problem(&subject.slice, message)])?;
+                    ledgers.push(Arc::clone(&ledger));
+                    ledger
+                }
+            };
+            auditing.bind(ledger);
         }
         self.remember(&ledgers);
         Ok(ledgers)
@@ -123,9 +129,9 @@ impl Audits {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.len();
         for ledger in ledgers {
-            if !known.iter().any(|other| Arc::ptr_eq(other, ledger)) {
-                known.push(Arc::clone(ledger));
-            }
+            let subject = ledger.subject();
+            known.retain(|other| other.subject() != subject);
+            known.push(Arc::clone(ledger));
         }
         if known.len() > before && self.folder.is_none() {
             tracing::warn!(
@@ -160,7 +166,10 @@ impl Audits {
 
 impl Store for Audits {
     fn store(&self, ledger: &Ledger) {
-        if let Some(folder) = &self.folder
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // One that was replaced must not come back.
+        let counts = known.iter().any(|one| std::ptr::eq(&**one, ledger));
+        if let Some(folder) = self.folder.as_ref().filter(|_| counts)
             && let Err(error) = self.write(folder, ledger)
         {
             tracing::error!(error, "a ledger of audits cannot be written; a restart would forget what stands in it");

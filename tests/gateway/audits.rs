@@ -203,6 +203,31 @@ async fn what_the_budget_does_not_allow_is_skipped_and_the_slice_is_unmonitored_
 }
 
 #[tokio::test]
+async fn a_grader_whose_price_nobody_knows_is_not_asked() {
+    let fake = paris().await;
+    let house = open(&fake, BY_MODEL).await;
+    let config = format!("{MODELS}{}", upstream("up", &fake, "models = [\"m\"]"));
+    house.write("weir.toml", &config);
+    house.control.reload().await.unwrap();
+    ask(&house, "Paris").await;
+    assert_eq!((house.audits(1).await[0].outcome, fake.asked().len()), (Err(Skipped::Budget), 0));
+}
+
+#[tokio::test]
+async fn the_clients_own_key_pays_for_no_audit() {
+    let fake = paris().await;
+    let house = open(&fake, BY_MODEL).await;
+    let client_pays = upstream("up", &fake, "models = [\"m\"]\napi_key = { client = true }");
+    house.write("weir.toml", &format!("{MODELS}{PRICES}{client_pays}"));
+    house.control.reload().await.unwrap();
+    let headers = [("content-type", "application/json"), ("authorization", "Bearer its-own")];
+    let reply = house.post("/v1/chat/completions", &headers, saying("Paris")).await;
+    assert!(is_kept(&reply), "{}", reply.text());
+    house.audits(1).await;
+    assert!(fake.asked().iter().all(|asked| !asked.headers.contains_key("authorization")), "{:?}", fake.asked());
+}
+
+#[tokio::test]
 async fn a_grader_that_fails_or_says_nothing_to_compare_gives_no_grade() {
     for (said, why) in [
         (Answer::json("{}").status(503), Skipped::Outage),
@@ -248,6 +273,20 @@ async fn a_reload_keeps_the_alarm_and_a_new_calibration_ends_it() {
     house.control.reload().await.unwrap();
     assert!(is_kept(&ask(&house, "Paris").await));
     assert_eq!(status(&house).state, "watching");
+}
+
+#[tokio::test]
+async fn two_rules_with_the_same_certificate_share_one_audit_and_must_say_the_same_of_it() {
+    let fake = paris().await;
+    let house = open(&fake, BY_MODEL).await;
+    let last = policy(BY_MODEL).replace("name = \"p\"\n", "");
+    let first = last.replace("name = \"r\"", "name = \"first\"\nwhen = 'request.stream'");
+    house.write("p.toml", &format!("name = \"p\"\n{first}{last}"));
+    house.control.reload().await.unwrap();
+    assert_eq!(house.control.current().audit_statuses().len(), 1);
+    house.write("p.toml", &format!("name = \"p\"\n{}{last}", first.replace("0.05", "0.07")));
+    let problems = house.control.reload().await.unwrap_err();
+    assert!(problems.len() == 1 && problems[0].message.contains("say the same in both"), "{problems:?}");
 }
 
 #[tokio::test]

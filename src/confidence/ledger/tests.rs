@@ -46,14 +46,15 @@ fn alarm(ledger: &Ledger) {
 #[test]
 fn an_alarm_is_told_once_and_outlives_days_reloads_and_restarts() {
     let auditing = by_model(1.0, 0.05);
-    let ledger = ledger(&auditing);
+    let ledger = Arc::new(ledger(&auditing));
     assert_eq!((ledger.news(), ledger.is_due()), (None, false));
     alarm(&ledger);
     assert_eq!((ledger.news(), ledger.news()), (Some(News::Alarmed), None));
     assert_eq!((ledger.is_due(), ledger.is_due()), (true, false));
     ledger.refresh(NOON + 3 * DAY);
     for other in [by_model(0.5, 0.05), by_model(1.0, 0.8), auditing] {
-        ledger.adapt(&other).unwrap();
+        let kept = ledger.adapted(&other).unwrap();
+        assert!(Arc::ptr_eq(&kept, &ledger));
         assert_eq!(ledger.objection(), Some(Uncertified::Alarmed));
     }
     let restarted = again(&ledger);
@@ -75,17 +76,18 @@ fn another_content_of_the_calibration_is_another_subject() {
 
 #[test]
 fn where_something_else_is_measured_the_audit_begins_anew_and_its_counts_stay() {
-    let ledger = ledger(&by_model(1.0, 0.05));
+    let ledger = Arc::new(ledger(&by_model(1.0, 0.05)));
     settle(&ledger, Ok(1.0));
-    let wealth = ledger.status().wealth;
-    ledger.adapt(&by_model(0.5, 0.05)).unwrap();
+    let (wealth, under_way) = (ledger.status().wealth, ledger.keep(0.0).ticket.unwrap());
+    assert!(Arc::ptr_eq(&ledger.adapted(&by_model(0.5, 0.05)).unwrap(), &ledger));
     let status = ledger.status();
     assert_eq!((status.wealth, status.share, status.today.graded, status.total.graded), (wealth, 0.5, 0, 1));
     let feedback = Auditing::new(0.5, Grader::Feedback { within: Duration::from_secs(60) }, 0.0);
-    ledger.adapt(&feedback).unwrap();
-    let status = ledger.status();
-    assert!((status.wealth - 1.0).abs() < 1e-12);
-    assert_eq!((status.rate, status.alarm_above, status.total.graded), ("errors", 0.1, 1));
+    let anew = ledger.adapted(&feedback).unwrap();
+    ledger.settle(under_way, Ok(1.0), NOON);
+    let status = anew.status();
+    assert!((status.wealth - 1.0).abs() < 1e-12, "a grade of the old kind is no bet of the new");
+    assert_eq!((status.rate, status.alarm_above, status.total.graded, status.open), ("errors", 0.1, 1, 0));
 }
 
 #[test]

@@ -75,6 +75,16 @@ async fn an_answer_that_fails_on_the_way_is_skipped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_too_long_to_be_compared_is_skipped_and_asks_nobody() {
+    let (up, long) = (super::large(), "x".repeat(70_000));
+    let local = fake([say("x", &[-0.01]), say(&long, &[-0.01]), say("x", &[-0.01]), end(5, 3)]);
+    let (gate, ledger) = audited(Risk::Selective);
+    let (_house, completion) = begun(&local, &up, gate).await;
+    assert_eq!(fold(completion).await.unwrap().len(), long.len() + 2);
+    assert_eq!((settled(&ledger).await.ungradable, up.started()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_gate_refuses_speaks_for_a_joint_promise_and_is_not_kept() {
     let unsure = fake([say("small", &[-3.0]), end(5, 1)]);
     for (risk, speaks) in [(Risk::Joint, true), (Risk::Selective, false)] {
