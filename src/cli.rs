@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::control::{self, Environment, Findings, Hashes, Options};
+use crate::control::{self, Environment, Findings, Options};
 use crate::error::Problem;
 use crate::policy::Names;
 
@@ -75,7 +75,7 @@ impl Serve {
             admin: self.admin.clone(),
             models: self.model.iter().map(|model| named(model)).collect(),
             env: Environment::default(),
-            hashes: Hashes::default(),
+            ..Options::default()
         }
     }
 

@@ -33,7 +33,7 @@ pub struct Gateway {
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// How many headers tell a story.
-const TOLD: usize = 7;
+const TOLD: usize = 8;
 
 /// Longer than the longest answer of a local model, which a client without a stream waits for.
 const TIMEOUT_TO_HEAD: Duration = Duration::from_secs(3600);
@@ -91,6 +91,7 @@ where
         Route::Feedback => {
             let feedback = api::feedback(&head.headers, meter.client_body(body), snapshot.limits()).await?;
             let noted = api::noted(&feedback);
+            snapshot.backends().auditor.hear(snapshot.audits(), &feedback, &meter.audit_tab());
             meter.feedback(feedback);
             return Ok(noted);
         }

@@ -65,7 +65,7 @@ impl TenantId {
 }
 
 /// One request of a client, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Request {
     /// `x-request-id`: the client's own if it sent a sensible one, else made here.
     pub id: Arc<str>,
@@ -154,7 +154,7 @@ pub struct ClientBody {
 }
 
 /// What is asked, by endpoint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Ask {
     /// `/v1/chat/completions`.
     Chat(Chat),
@@ -165,7 +165,7 @@ pub enum Ask {
 }
 
 /// A chat request.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Chat {
     /// The conversation, at least one message.
     pub messages: Vec<Message>,
@@ -205,7 +205,7 @@ pub enum ToolChoice {
 }
 
 /// A legacy completion request.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Text {
     /// One prompt per entry; each gets `n` choices.
     pub prompts: Vec<Prompt>,
@@ -227,7 +227,7 @@ pub enum Prompt {
 }
 
 /// An embedding request.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Embed {
     /// The inputs, at least one, none empty.
     pub inputs: Vec<Prompt>,

@@ -18,7 +18,8 @@ const MAP: &[(&str, &[&str])] = &[
     ("account", &["backend", "confidence", "error", "plan", "request"]),
     ("local", &["backend", "error", "request"]),
     ("upstream", &["backend", "error", "request", "wire"]),
-    ("execute", &["account", "backend", "confidence", "error", "plan", "request"]),
+    // Audits read what an upstream said, and put a question of their own.
+    ("execute", &["account", "backend", "confidence", "error", "plan", "request", "wire"]),
     (
         "control",
         &[

@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::time::Instant;
 
-use super::Price;
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
 use super::tab::{Form, Served, State, Tab};
+use super::{Drawn, Price};
 use crate::confidence::{Feature, Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Delta, Finish, ModelId, Part, Usage};
@@ -100,6 +100,11 @@ impl Attempt {
     /// Notes what stands behind the answer if it is kept; `None`: no promise was asked for.
     pub fn stands(&self, standing: Option<Standing>) {
         self.tab.state().legs[self.leg].standing = standing;
+    }
+
+    /// Notes whether the answer was drawn to be audited.
+    pub fn drawn(&self, drawn: Drawn) {
+        self.tab.state().audit = Some(drawn);
     }
 
     /// Notes that the client gets this answer, from now on.

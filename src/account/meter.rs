@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::receipt::{Decided, Failure, PlanKind, Reason};
 use super::story::{self, Story};
 use super::tab::{Form, Tab};
-use super::{Attempt, Awaited, Prices, Record};
+use super::{Attempt, AuditTab, Awaited, Prices, Record};
 use crate::confidence::{Standing, Uncertified};
 use crate::error::Error;
 use crate::plan::{Decision, Plan};
@@ -76,6 +76,14 @@ impl Meter {
     /// Notes what the client says of an earlier answer.
     pub fn feedback(&self, feedback: Feedback) {
         self.0.state().feedback = Some(feedback);
+    }
+
+    /// What an audit of this request's answer is noted on.
+    pub fn audit_tab(&self) -> AuditTab {
+        let (record, prices) = (Arc::clone(&self.0.record), Arc::clone(&self.0.prices));
+        let asker = self.0.state().asker.clone();
+        let (id, tenant) = asker.unwrap_or_else(|| ("".into(), TenantId::anonymous()));
+        AuditTab { record, prices, id, tenant }
     }
 
     /// Notes that the answer's head is about to be written (after `api::respond`, which folds an

@@ -6,6 +6,7 @@
 //! opens a tab, `execute` notes the attempts on it, `observe` receives the receipts.
 
 mod attempt;
+mod audited;
 mod body;
 mod keys;
 mod meter;
@@ -18,6 +19,7 @@ mod tab;
 mod tests;
 
 pub use attempt::Attempt;
+pub use audited::{AuditReceipt, AuditTab, Drawn};
 pub use body::Awaited;
 pub use keys::Keys;
 pub use meter::Meter;
@@ -29,4 +31,7 @@ pub use story::Story;
 pub trait Record: Send + Sync + std::fmt::Debug {
     /// Must not block.
     fn record(&self, receipt: Receipt);
+
+    /// The same, of audits; who counts none need not know.
+    fn audited(&self, _: &AuditReceipt) {}
 }

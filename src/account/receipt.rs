@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Drawn;
 use crate::confidence::{Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin};
 use crate::request::{Feedback, Finish, ModelId, TenantId, Usage};
@@ -50,6 +51,8 @@ pub struct Receipt {
     pub standing: Option<Standing>,
     /// Why the answer is not what the plan wanted.
     pub degraded: Option<&'static str>,
+    /// Whether the answer was drawn to be audited; `None` where such answers are not.
+    pub audit: Option<Drawn>,
     /// Why the request failed.
     pub error: Option<Failure>,
     /// What the client said of an earlier answer, where that was the request.
@@ -196,6 +199,10 @@ pub enum Reason {
     Uncertified,
     /// The same, because the certificate there is does not speak of such a request.
     OtherKey,
+    /// The same, because audits have found the promise broken.
+    Alarmed,
+    /// The same, because too many audits got no grade.
+    Unmonitored,
     /// The backend cannot serve such a request.
     Cannot,
     /// The backend is not ready.
@@ -221,6 +228,8 @@ impl Reason {
             Reason::EarlyLowConfidence => "early_low_confidence",
             Reason::Uncertified => "uncertified",
             Reason::OtherKey => "other_key",
+            Reason::Alarmed => "alarmed",
+            Reason::Unmonitored => "unmonitored",
             Reason::Cannot => "cannot",
             Reason::NotReady => "not_ready",
             Reason::Overloaded => "overloaded",
@@ -244,6 +253,8 @@ impl Reason {
     pub fn uncertified(why: Uncertified) -> Reason {
         match why {
             Uncertified::NoCalibration | Uncertified::NoCertificate => Reason::Uncertified,
+            Uncertified::Alarmed => Reason::Alarmed,
+            Uncertified::Unmonitored => Reason::Unmonitored,
             _ => Reason::OtherKey,
         }
     }

@@ -27,11 +27,13 @@ pub struct Story {
     pub cost_usd: Option<f64>,
     /// Why the answer is not what the plan wanted.
     pub degraded: Option<&'static str>,
+    /// `wanted` where feedback on the answer enters an audit.
+    pub audit: Option<&'static str>,
 }
 
 impl Story {
-    /// Sets the headers `x-weir-served-by`, `-policy`, `-confidence`, `-certificate`, `-cost-usd` and
-    /// `-degraded`, as far as they are known.
+    /// Sets the headers `x-weir-served-by`, `-policy`, `-confidence`, `-certificate`, `-cost-usd`,
+    /// `-degraded` and `-audit`, as far as they are known.
     pub fn tell(self, headers: &mut HeaderMap) {
         let told = [
             ("x-weir-served-by", self.served_by.as_ref().map(|model| printable(model.as_str()))),
@@ -40,6 +42,7 @@ impl Story {
             ("x-weir-certificate", self.certificate),
             ("x-weir-cost-usd", self.cost_usd.map(render_usd)),
             ("x-weir-degraded", self.degraded.map(str::to_owned)),
+            ("x-weir-audit", self.audit.map(str::to_owned)),
         ];
         for (name, value) in told {
             if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
@@ -71,6 +74,7 @@ pub(super) fn tell(state: &State) -> Story {
         certificate: state.standing().map(|standing| standing.to_string()),
         cost_usd: if running { None } else { state.cost_usd() },
         degraded: state.degraded,
+        audit: state.audit.filter(|drawn| drawn.wanted).map(|_| "wanted"),
     }
 }
 

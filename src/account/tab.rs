@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::attempt::{Ending, Leg};
 use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
-use super::{Price, Prices, Record};
+use super::{Drawn, Price, Prices, Record};
 use crate::confidence::Standing;
 use crate::error::Kind;
 use crate::request::{Ask, Feedback, ModelId, Request, TenantId, Usage};
 
 #[derive(Debug)]
 pub(super) struct Tab {
-    record: Arc<dyn Record>,
+    pub(super) record: Arc<dyn Record>,
     pub(super) prices: Arc<Prices>,
     pub(super) opened: Instant,
     state: Mutex<State>,
@@ -39,6 +39,7 @@ pub(super) struct State {
     pub(super) legs: Vec<Leg>,
     pub(super) served: Option<Served>,
     pub(super) degraded: Option<&'static str>,
+    pub(super) audit: Option<Drawn>,
     pub(super) error: Option<Failure>,
     pub(super) feedback: Option<Feedback>,
     pub(super) overhead: Option<Duration>,
@@ -127,6 +128,7 @@ impl Tab {
             legs: Vec::new(),
             served: None,
             degraded: None,
+            audit: None,
             error: None,
             feedback: None,
             overhead: None,
@@ -174,6 +176,7 @@ impl State {
             overhead: self.overhead,
             standing: self.standing().cloned(),
             degraded: self.degraded,
+            audit: self.audit,
             error: self.failure(),
             feedback: self.feedback.take(),
             decided: self.decided.take(),

@@ -1,8 +1,8 @@
 //! Reads what a client says of an answer: `POST /v1/feedback`.
 //!
 //! Whoever volunteers feedback is no random sample of those who were answered, so that it is noted
-//! and counted and enters no certificate and no alarm. Whether the request named was ever answered
-//! here is not known: nothing of it is kept. `gateway` calls it.
+//! and counted and enters no certificate and no alarm. Whether it was asked for (`x-weir-audit:
+//! wanted`) the ledgers of audits know; of other requests nothing is kept. `gateway` calls it.
 
 use std::fmt::Display;
 

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::running::decimal;
-use super::{Basis, Calibration, Certificate, Judge, Risk, Uncertified};
+use super::{Auditing, Basis, Calibration, Certificate, Judge, Ledger, Risk, Uncertified, auditing};
 use crate::request::Request;
 
 /// Names in headers.
-const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+pub(super) const NAME: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Half a unit in the last place that anybody writes: 1 − 0.9 is not exactly 0.1.
 const ROUNDING: f64 = 1e-9;
@@ -43,6 +43,8 @@ pub struct Grant {
     pub certificate: Certificate,
     /// Accepts from the certified threshold on.
     pub judge: Judge,
+    /// How it is audited, where it is.
+    pub audit: Option<Auditing>,
 }
 
 /// What stands behind an answer that a promise was asked for.
@@ -73,11 +75,21 @@ impl Accept {
         };
         let spoken_of = granted.as_ref().map_err(|why| *why).and_then(|grant| {
             grant.calibration.key.check(request, hold_back)?;
-            Ok(grant)
+            grant.ledger().and_then(|ledger| ledger.objection()).map_or(Ok(grant), Err)
         });
         match spoken_of {
             Ok(grant) => Ruling { judge: Ok(&grant.judge), standing: Some(Standing::Certified(Arc::clone(grant))) },
             Err(why) => Ruling { judge: otherwise.as_ref().ok_or(why), standing: Some(Standing::Uncertified(why)) },
+        }
+    }
+}
+
+impl Accept {
+    /// The certificate that a promise is kept by.
+    pub fn grant(&self) -> Option<&Arc<Grant>> {
+        match self {
+            Accept::Promise { granted: Ok(grant), .. } => Some(grant),
+            Accept::Promise { .. } | Accept::Threshold(_) => None,
         }
     }
 }
@@ -94,7 +106,12 @@ impl Grant {
         let lowest =
             calibration.certificates.iter().filter(keeps).min_by(|a, b| a.threshold.total_cmp(&b.threshold))?;
         let judge = Judge::calibrated(Arc::clone(calibration), lowest.threshold);
-        Some(Grant { calibration: Arc::clone(calibration), certificate: lowest.clone(), judge })
+        Some(Grant { calibration: Arc::clone(calibration), certificate: lowest.clone(), judge, audit: None })
+    }
+
+    /// The ledger of its audits, where one is kept.
+    pub fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.audit.as_ref()?.ledger()
     }
 
     /// Whether it bounds errors, and not the disagreement with a grader.
@@ -111,7 +128,8 @@ impl Standing {
 }
 
 /// `max_error=0.05 confidence=0.9 slice=NAME`, or `max_disagreement=… with=GRADER …`; names
-/// percent-encoded, `risk=…` where it is not the selective one.
+/// percent-encoded, `risk=…` where it is not the selective one; then, where it is audited, what is
+/// measured, by whom, and above which rate of that there is an alarm.
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Grant { calibration, certificate, .. } = self;
@@ -124,7 +142,8 @@ impl fmt::Display for Grant {
             write!(f, " risk={}", certificate.kind.name())?;
         }
         let slice = utf8_percent_encode(&calibration.slice, NAME);
-        write!(f, " confidence={} slice={slice}", decimal(1.0 - certificate.delta))
+        write!(f, " confidence={} slice={slice}", decimal(1.0 - certificate.delta))?;
+        self.audit.as_ref().map_or(Ok(()), |audit| auditing::tell(self, audit, f))
     }
 }
 

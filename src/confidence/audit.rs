@@ -35,14 +35,28 @@ const FEWEST_JUDGED: u64 = 20;
 pub enum Skipped {
     /// Asking the grader would have cost more than the budget allows.
     Budget,
-    /// The grader could not be reached.
+    /// The grader could not be reached, or could not keep up.
     Outage,
-    /// The grader's answer could not be compared.
+    /// The answer was not complete, or could not be compared.
     Ungradable,
+    /// Who was asked for feedback gave none in time.
+    Silent,
+}
+
+impl Skipped {
+    /// The reason's name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Skipped::Budget => "budget",
+            Skipped::Outage => "outage",
+            Skipped::Ungradable => "ungradable",
+            Skipped::Silent => "silent",
+        }
+    }
 }
 
 /// A kept answer was drawn to be graded; give it back with the grade, or with why there is none.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[must_use = "an answer that was drawn is graded or skipped, else the audit is blind to it"]
 pub struct Ticket {
     propensity: f64,
@@ -72,12 +86,29 @@ pub struct Counts {
     pub outage: u64,
     /// Tickets skipped as ungradable.
     pub ungradable: u64,
+    /// Tickets skipped because nobody answered.
+    pub silent: u64,
 }
 
 impl Counts {
     /// Tickets that got no grade.
     pub fn skipped(&self) -> u64 {
-        self.budget + self.outage + self.ungradable
+        self.budget + self.outage + self.ungradable + self.silent
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Counts) -> Counts {
+        Counts {
+            kept: self.kept + other.kept,
+            drawn: self.drawn + other.drawn,
+            graded: self.graded + other.graded,
+            losses: self.losses + other.losses,
+            budget: self.budget + other.budget,
+            outage: self.outage + other.outage,
+            ungradable: self.ungradable + other.ungradable,
+            silent: self.silent + other.silent,
+        }
     }
 }
 
@@ -99,8 +130,8 @@ struct Saved {
 }
 
 impl Audit {
-    /// An audit of `promise` that draws with probability `propensity`, never with less than
-    /// `least_propensity` in later periods; an error text unless 0 < least ≤ propensity ≤ 1.
+    /// An audit of `promise` that draws with probability `propensity`, and is not expected to draw with
+    /// less than `least_propensity` in later periods; an error text unless 0 < least ≤ propensity ≤ 1.
     pub fn check(promise: Promise, least_propensity: f64, propensity: f64) -> Result<Audit, String> {
         check_propensity(least_propensity, propensity)?;
         let stakes = [0.5 / STAKES.len() as f64; STAKES.len()];
@@ -109,9 +140,12 @@ impl Audit {
     }
 
     /// Begins a period: counts from zero, and draws with `propensity` from now on. The alarm and what
-    /// has been bet stay. An error text when it is below the least declared, or above 1.
+    /// has been bet stay; a propensity below the least declared lowers the stakes from now on, so that
+    /// each bet stays fair. An error text when it is not above 0 and at most 1.
     pub fn begin_period(&mut self, propensity: f64) -> Result<(), String> {
-        check_propensity(self.0.least_propensity, propensity)?;
+        let least = self.0.least_propensity.min(propensity);
+        check_propensity(least, propensity)?;
+        self.0.least_propensity = least;
         self.0.propensity = propensity;
         self.0.period = Counts::default();
         Ok(())
@@ -149,8 +183,14 @@ impl Audit {
             Skipped::Budget => &mut self.0.period.budget,
             Skipped::Outage => &mut self.0.period.outage,
             Skipped::Ungradable => &mut self.0.period.ungradable,
+            Skipped::Silent => &mut self.0.period.silent,
         };
         *count += 1;
+    }
+
+    /// Notes tickets that were lost: what drew them has ended without a word.
+    pub fn lose(&mut self, tickets: u64) {
+        self.0.period.outage += tickets;
     }
 
     /// Whether the promise is broken, with probability 1 − delta. It stays so: a slice that
@@ -169,6 +209,16 @@ impl Audit {
     /// The evidence against the promise: what 1 has become. At 1/delta the alarm goes off.
     pub fn wealth(&self) -> f64 {
         self.0.stakes.iter().sum::<f64>() + idle(self.0.steps)
+    }
+
+    /// The most that the wealth has ever been.
+    pub fn peak(&self) -> f64 {
+        self.0.peak
+    }
+
+    /// The probability with which answers are drawn.
+    pub fn propensity(&self) -> f64 {
+        self.0.propensity
     }
 
     /// The promise that is audited.
@@ -356,9 +406,9 @@ mod tests {
     }
 
     #[test]
-    fn a_rarer_draw_in_a_later_period_is_refused_and_a_more_frequent_one_weighs_less() {
+    fn a_more_frequent_draw_in_a_later_period_weighs_less() {
         let mut audit = audit(Risk::Selective, 0.1, 0.1);
-        assert!(audit.begin_period(0.05).is_err() && audit.begin_period(1.1).is_err());
+        assert!(audit.begin_period(0.0).is_err() && audit.begin_period(1.1).is_err());
         assert!(audit.begin_period(f64::NAN).is_err());
         let rare = audit.keep(0.0).unwrap();
         audit.begin_period(0.5).unwrap();
@@ -367,6 +417,22 @@ mod tests {
         one.grade(rare, 1.0);
         other.grade(frequent, 1.0);
         assert!(one.wealth() > other.wealth());
+    }
+
+    #[test]
+    fn a_rarer_draw_in_a_later_period_lowers_the_stakes_and_no_bet_can_lose_more_than_its_stake() {
+        let mut audit = audit(Risk::Selective, 0.1, 0.5);
+        let frequent = audit.keep(0.0).unwrap();
+        audit.begin_period(0.05).unwrap();
+        let rare = audit.keep(0.0).unwrap();
+        let [mut one, mut other] = [audit.clone(), audit];
+        one.grade(frequent, 1.0);
+        other.grade(rare, 1.0);
+        assert!(one.wealth() < other.wealth());
+        for _ in 0..1000 {
+            other.grade(rare, 0.0);
+            assert!(other.wealth() > 0.0);
+        }
     }
 
     #[test]

@@ -39,6 +39,10 @@ pub enum Uncertified {
     MaxTokens,
     /// Another part of the answer is judged.
     HoldBack,
+    /// Audits have found the promise broken.
+    Alarmed,
+    /// Too many of the answers that were to be audited were not.
+    Unmonitored,
     /// The gate refused the answer, and it was served after all because a later stage failed.
     Refused,
 }
@@ -60,6 +64,8 @@ impl Uncertified {
             Uncertified::Constraint => "constraint",
             Uncertified::MaxTokens => "max_tokens",
             Uncertified::HoldBack => "hold_back",
+            Uncertified::Alarmed => "alarmed",
+            Uncertified::Unmonitored => "unmonitored",
             Uncertified::Refused => "refused",
         }
     }

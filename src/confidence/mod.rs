@@ -31,11 +31,13 @@
 //! **Numerics.** Sums are kept in f64. A NaN anywhere makes every feature NaN, and NaN is never
 //! accepted; an answer without a token has no score and is never accepted: doubt escalates.
 //!
-//! **Concurrency.** None: pure values, no locks, no clock. `execute` holds one [`Running`] per
-//! choice of an answer; `policy` makes the [`Judge`]s; `api` renders features into headers.
+//! **Concurrency.** Pure values, no clock, no randomness, and one lock: that of a slice's [`Ledger`],
+//! which all its requests share. `execute` holds one [`Running`] per choice of an answer; `policy`
+//! makes the [`Judge`]s; `api` renders features into headers.
 
 mod accept;
 pub mod audit;
+mod auditing;
 pub mod bounds;
 mod calibration;
 pub mod certify;
@@ -44,6 +46,7 @@ mod fit;
 pub mod form;
 mod judge;
 mod keyed;
+mod ledger;
 pub mod measure;
 mod running;
 mod score;
@@ -52,6 +55,7 @@ mod split;
 mod tests;
 
 pub use accept::{Accept, Grant, Ruling, Standing};
+pub use auditing::{Auditing, Compare, Grader};
 pub use calibration::{Basis, Calibration, Certificate, Key, Quality};
 pub use certify::Risk;
 pub use features::{Feature, Features};
@@ -59,6 +63,7 @@ pub use fit::Graded;
 pub use form::{Form, Reading};
 pub use judge::{Judge, Measure};
 pub use keyed::Uncertified;
+pub use ledger::{AuditStatus, Draw, Ledger, News, Subject};
 pub use running::Running;
 pub use score::{Isotonic, Logistic, Platt, Raw, Score, Step, Term, Transform};
 pub use split::Split;

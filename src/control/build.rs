@@ -3,10 +3,11 @@
 //! What did not change is carried over from the generation before: an unchanged upstream keeps
 //! its connections, budgets and breaker, an unchanged model its engine and cache.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::audits::Audits;
 use super::check::{Checked, CheckedUpstream, DISCOVERY_TIMEOUT};
 use super::snapshot::{Routes, Snapshot};
 use crate::backend::Backend;
@@ -22,19 +23,22 @@ pub(super) async fn build(
     mut checked: Checked,
     previous: Option<&Snapshot>,
     generation: u64,
+    (stand_ins, audits): (&BTreeMap<ModelId, Arc<dyn Backend>>, &Arc<Audits>),
 ) -> Result<Snapshot, Vec<Problem>> {
     let upstreams = open_upstreams(&checked, previous)?;
     for one in &mut checked.upstreams {
         discover(one, &upstreams).await;
     }
-    let models = checked.models.clone();
+    let models = checked.models.iter().filter(|model| !stand_ins.contains_key(&model.id)).cloned().collect();
     let host = Host::open(models, checked.engine_threads, previous.map(|snapshot| &snapshot.host)).await.map_err(
         |errors| {
             let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
             errors.into_iter().map(problem).collect::<Vec<_>>()
         },
     )?;
-    let backends = wire_backends(&checked, &host, &upstreams);
+    let mut backends = wire_backends(&checked, &host, &upstreams);
+    backends.models.extend(stand_ins.clone());
+    backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());
     let names = checked.names();
     let mut virtuals: HashMap<String, Arc<Policy>> =
         std::mem::take(&mut checked.virtuals).into_iter().map(|one| (one.name, Arc::new(one.policy))).collect();
@@ -43,6 +47,7 @@ pub(super) async fn build(
     {
         virtuals.insert("auto".to_owned(), Arc::new(policy));
     }
+    let audits = audits.bind(virtuals.values())?;
     Ok(Snapshot {
         generation,
         built: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -53,6 +58,7 @@ pub(super) async fn build(
         routes: Routes::new(virtuals, names),
         upstreams,
         host,
+        audits,
     })
 }
 

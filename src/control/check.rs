@@ -12,7 +12,8 @@ use http::header::{AUTHORIZATION, HeaderName};
 use super::calibrations::Calibrations;
 use super::read::{self, Placed, Raw, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
 use super::values::{
-    NAME_FORM, add_price, find_file, is_loopback, is_name, local_model, local_name, own_name, parse_endpoint, secret,
+    NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
+    parse_endpoint, secret,
 };
 use super::{Hashes, Options, defaults};
 use crate::account::{Keys, Prices};
@@ -36,6 +37,8 @@ pub struct Checked {
     pub workers: usize,
     /// Threads that llama.cpp may compute with at once, all engines together.
     pub engine_threads: usize,
+    /// Where what outlives the process is kept; `None`: nowhere.
+    pub state: Option<PathBuf>,
     /// What holds without being an error.
     pub warnings: Vec<String>,
     pub(super) limits: Limits,
@@ -118,6 +121,7 @@ impl<'a> Checker<'a> {
             admin: "127.0.0.1:8081".to_owned(),
             workers: cores,
             engine_threads: cores.saturating_sub(1).max(1),
+            state: default_state(&options.env),
             warnings: Vec::new(),
             limits: Limits { max_body: DEFAULT_MAX_BODY as usize, policy_headers: Vec::new() },
             keys: Keys::default(),
@@ -179,6 +183,12 @@ impl<'a> Checker<'a> {
                 self.problems
                     .push(max_body.problem("max_body = 0 would refuse every request; want a size such as \"16MiB\""));
             }
+        }
+        if let Some(state) = &raw.state {
+            if state.value.is_empty() {
+                self.problems.push(state.problem("state is empty; want a folder"));
+            }
+            self.checked.state = Some(self.folder.join(&state.value));
         }
         let checked = &mut self.checked;
         for (threads, target) in

@@ -1,8 +1,10 @@
-//! What a process keeps from its start to its end, whatever a reloaded file says: its addresses
-//! and its threads. Sockets are bound and threads started once.
+//! What a process keeps from its start to its end, whatever a reloaded file says: its addresses,
+//! its threads and its state folder. Sockets are bound and threads started once.
 //!
 //! A reload that would change one of them applies the rest and warns, naming the key. Called by
 //! `Control`.
+
+use std::path::{Path, PathBuf};
 
 use super::Checked;
 
@@ -13,6 +15,7 @@ pub(super) struct Fixed {
     admin: String,
     workers: usize,
     engine_threads: usize,
+    state: Option<PathBuf>,
 }
 
 impl Fixed {
@@ -23,12 +26,13 @@ impl Fixed {
             admin: checked.admin.clone(),
             workers: checked.workers,
             engine_threads: checked.engine_threads,
+            state: checked.state.clone(),
         }
     }
 
     /// Puts the running values into a later configuration, with a warning for each that it changes.
     pub(super) fn keep(&self, later: &mut Checked) {
-        let Checked { listen, admin, workers, engine_threads, warnings, .. } = later;
+        let Checked { listen, admin, workers, engine_threads, state, warnings, .. } = later;
         for (key, asked, runs) in [("listen", listen, &self.listen), ("admin", admin, &self.admin)] {
             if asked != runs {
                 warnings.push(unchanged(key, &format!("\"{asked}\""), &format!("\"{runs}\"")));
@@ -42,6 +46,11 @@ impl Fixed {
                 warnings.push(unchanged(key, &asked.to_string(), &runs.to_string()));
                 *asked = runs;
             }
+        }
+        if *state != self.state {
+            let shown = |state: &Option<PathBuf>| format!("{:?}", state.as_deref().unwrap_or(Path::new("")));
+            warnings.push(unchanged("state", &shown(state), &shown(&self.state)));
+            state.clone_from(&self.state);
         }
     }
 }
@@ -81,6 +90,15 @@ mod tests {
             let [warning] = &later.warnings[..] else { panic!("{after}: {:?}", later.warnings) };
             assert!(warning.starts_with(&format!("{told} is for the next start")), "{warning}");
         }
+    }
+
+    #[test]
+    fn a_changed_state_folder_is_for_the_next_start_too() {
+        let first = checked("state = \"/a\"");
+        let mut later = checked("state = \"/b\"");
+        Fixed::of(&first).keep(&mut later);
+        assert_eq!(later.state, first.state);
+        assert_eq!(later.warnings, ["state = \"/b\" is for the next start: the running process keeps \"/a\""]);
     }
 
     #[test]

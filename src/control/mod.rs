@@ -4,6 +4,7 @@
 //! nothing. A request reads [`Control::current`] once (in `gateway`), so it never sees a mix.
 //! Called by `main` (start), `listen` (SIGHUP, readiness) and `gateway`.
 
+mod audits;
 mod build;
 mod calibrations;
 mod catalogue;
@@ -15,14 +16,19 @@ mod read;
 mod snapshot;
 mod values;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
 
+use crate::backend::Backend;
 use crate::error::Problem;
+use crate::request::ModelId;
+use audits::Audits;
 pub use check::{Checked, Findings, check_policy, check_prices, read};
 use fixed::Fixed;
 pub use hashes::Hashes;
@@ -43,6 +49,11 @@ pub struct Options {
     pub env: Environment,
     /// What is known of the bytes of model files; kept from generation to generation.
     pub hashes: Hashes,
+    /// Where audits of kept answers run, off the clients' path; [`Control::close`] waits for them.
+    pub tasks: TaskTracker,
+    /// Backends that answer in the place of local models, whose files are not loaded then: for
+    /// programs that bring their own, and for tests.
+    pub stand_ins: BTreeMap<ModelId, Arc<dyn Backend>>,
 }
 
 /// Environment variables: the process's own, or fixed ones for tests.
@@ -82,6 +93,7 @@ impl fmt::Debug for Environment {
 pub struct Control {
     options: Options,
     fixed: Fixed,
+    audits: Arc<Audits>,
     current: ArcSwap<Snapshot>,
     reloading: tokio::sync::Mutex<()>,
 }
@@ -91,8 +103,10 @@ impl Control {
     pub async fn open(options: Options, checked: Checked) -> Result<Control, Vec<Problem>> {
         tell(&checked);
         let fixed = Fixed::of(&checked);
-        let snapshot = build::build(checked, None, 1).await?;
-        Ok(Control { options, fixed, current: ArcSwap::from_pointee(snapshot), reloading: tokio::sync::Mutex::new(()) })
+        let audits = Audits::open(checked.state.as_deref(), options.tasks.clone());
+        let snapshot = build::build(checked, None, 1, (&options.stand_ins, &audits)).await?;
+        let current = ArcSwap::from_pointee(snapshot);
+        Ok(Control { options, fixed, audits, current, reloading: tokio::sync::Mutex::new(()) })
     }
 
     /// The generation that runs now.
@@ -104,6 +118,12 @@ impl Control {
     /// before the process exits: llama.cpp must not lose its own data under a running step.
     pub fn halt(&self) {
         self.current().host.halt();
+    }
+
+    /// Waits for the audits under way, at most so long, and writes down how every audited slice
+    /// stands. For the end of the process: no request may be answered any more.
+    pub async fn close(&self, limit: Duration) {
+        self.audits.close(limit).await;
     }
 
     /// Reads everything again. On any problem the running generation stays, whole, and the
@@ -119,7 +139,8 @@ impl Control {
         self.fixed.keep(&mut checked);
         tell(&checked);
         let before = self.current();
-        let snapshot = build::build(checked, Some(&before), before.generation() + 1).await?;
+        let given = (&self.options.stand_ins, &self.audits);
+        let snapshot = build::build(checked, Some(&before), before.generation() + 1, given).await?;
         let generation = snapshot.generation();
         self.current.store(Arc::new(snapshot));
         Ok(generation)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::account::{Keys, Prices};
 use crate::api::{Limits, ModelEntry};
 use crate::backend::Status;
+use crate::confidence::{AuditStatus, Ledger};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::execute::Backends;
 use crate::local::Host;
@@ -28,6 +29,7 @@ pub struct Snapshot {
     pub(super) routes: Routes,
     pub(super) upstreams: HashMap<String, Arc<Upstream>>,
     pub(super) host: Host,
+    pub(super) audits: Vec<Arc<Ledger>>,
 }
 
 impl Snapshot {
@@ -89,6 +91,16 @@ impl Snapshot {
         let wild =
             self.backends.wildcards.iter().map(|(name, backend)| (ModelId::new(format!("{name}/*")), backend.status()));
         listed.chain(wild).collect()
+    }
+
+    /// The ledgers of the slices that are audited.
+    pub fn audits(&self) -> &[Arc<Ledger>] {
+        &self.audits
+    }
+
+    /// How they stand.
+    pub fn audit_statuses(&self) -> Vec<AuditStatus> {
+        self.audits.iter().map(|ledger| ledger.status()).collect()
     }
 
     /// The local models whose engines have ended: nothing but a reload starts them again.

@@ -82,6 +82,13 @@ pub(super) fn secret(raw: &RawKey, folder: &Path, env: &Environment) -> Result<O
     Ok(Some(Secret::new(key)))
 }
 
+/// Where what outlives the process is kept unless the file says so: as the XDG base directories have it.
+pub(super) fn default_state(env: &Environment) -> Option<PathBuf> {
+    let given = env.get("XDG_STATE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let usual = || Some(PathBuf::from(env.get("HOME")?).join(".local/state"));
+    Some(given.or_else(usual)?.join("weir"))
+}
+
 /// Puts a price into the table.
 pub(super) fn add_price(prices: &mut Prices, price: Placed<RawPrice>) -> Result<(), Problem> {
     let RawPrice { ref model, input, cached_input, output } = price.value;

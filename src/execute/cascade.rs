@@ -17,7 +17,8 @@
 //!
 //! Where a promise is asked for, what the gate goes by is found out for the request: its certificate,
 //! where that speaks of such a request, else the operator's uncertified fallback, else nothing: the
-//! stage is passed over, and the story says why.
+//! stage is passed over, and the story says why. What is kept under a certificate may be drawn for
+//! its audit, which changes nothing for the client (`audit`).
 //!
 //! An answer without a token has no score and escalates; one cut off at its length is judged like
 //! any other. A stage that cannot serve the request, is not ready, accepts nothing or fails is
@@ -42,10 +43,10 @@ use std::pin::pin;
 use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
 
-use super::{Asking, Begun, may_go_on};
+use super::{Asking, Begun, audit, may_go_on};
 use crate::account::Reason;
 use crate::backend::Completion;
-use crate::confidence::{Judge, Ruling, Running};
+use crate::confidence::{Judge, Ruling, Running, Standing};
 use crate::error::{Error, Result};
 use crate::plan::{OnFailure, Stage};
 use crate::request::{Delta, Part, Request};
@@ -70,6 +71,7 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
             asking.meter.skipped(&stage.model, place, Reason::NotReady);
             continue;
         }
+        audit::refresh(asking, stage.gate.as_ref());
         let watch = Watch::of(stage, &asking.request);
         // A gate that accepts nothing makes an answer useless, unless it may be served for want of
         // a better one.
@@ -81,7 +83,7 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
         }
         let asked = async {
             let begun = asking.begin(backend, &stage.model, place).await?;
-            judge(watch, begun).await
+            judge(watch, begun, asking).await
         };
         match beside(kept.as_mut(), asked).await {
             Ok(Judged::Accepted(completion)) => return Ok(completion),
@@ -170,7 +172,7 @@ impl<'a> Watch<'a> {
 }
 
 /// Holds the answer back until it is accepted or refused; an error is the backend's.
-async fn judge(watch: Option<Watch<'_>>, begun: Begun) -> Result<Judged> {
+async fn judge(watch: Option<Watch<'_>>, begun: Begun, asking: &Asking<'_>) -> Result<Judged> {
     let Some(Watch { ruling, held: tokens }) = watch else {
         return Ok(Judged::Accepted(begun.serve()));
     };
@@ -186,8 +188,16 @@ async fn judge(watch: Option<Watch<'_>>, begun: Begun) -> Result<Judged> {
         };
         match verdict {
             Verdict::Wait => {}
-            Verdict::Accept => return Ok(Judged::Accepted(held.release().serve())),
+            Verdict::Accept => {
+                if let Some(Standing::Certified(grant)) = &ruling.standing {
+                    audit::attend(asking, grant, &held.deltas, &mut held.begun);
+                }
+                return Ok(Judged::Accepted(held.release().serve()));
+            }
             Verdict::Refuse(reason) => {
+                if let Some(Standing::Certified(grant)) = &ruling.standing {
+                    audit::refused(grant);
+                }
                 held.begun.attempt.discarded(reason);
                 return Ok(Judged::Refused(held));
             }

@@ -4,6 +4,7 @@
 //! ending with one `End` or one error; dropping the future of [`run`], or the completion's stream,
 //! cancels all work it began. Knows no kind of backend. Called by `gateway` once per request.
 
+mod audit;
 mod cascade;
 mod direct;
 #[cfg(test)]
@@ -15,19 +16,23 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use http::HeaderMap;
 
+pub use audit::{Auditor, Store};
+
 use crate::account::{Attempt, Meter, Reason};
 use crate::backend::{Backend, Call, Completion};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::plan::Plan;
 use crate::request::{Delta, ModelId, Request};
 
-/// Every backend by the full name of its model.
+/// What plans are run on: every backend by the full name of its model, and who audits.
 #[derive(Debug, Clone, Default)]
 pub struct Backends {
     /// Listed models.
     pub models: BTreeMap<ModelId, Arc<dyn Backend>>,
     /// Upstreams that pass any name on, by upstream name.
     pub wildcards: BTreeMap<String, Arc<dyn Backend>>,
+    /// Where answers kept under a certificate are audited.
+    pub auditor: Auditor,
 }
 
 impl Backends {

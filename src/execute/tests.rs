@@ -1,5 +1,6 @@
 //! Plans against scripted backends under paused time: every branch of fallback and cascade.
 
+mod audits;
 mod certificates;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! The second port: `/livez`, `/readyz`, `/metrics`. For the operator, never for clients.
+//! The second port: `/livez`, `/readyz`, `/metrics`, `/admin/audits`. For the operator, never for clients.
 //!
 //! It listens from the start of the process, so that probes see loading and draining too.
 
@@ -23,17 +23,29 @@ pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Result<Response<
             Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         },
         "/metrics" => metrics(state),
-        _ => text(StatusCode::NOT_FOUND, format!("no page {path}; known: /livez /readyz /metrics\n")),
+        "/admin/audits" => audits(state),
+        _ => text(StatusCode::NOT_FOUND, format!("no page {path}; known: /livez /readyz /metrics /admin/audits\n")),
     })
 }
 
 fn metrics(state: &State) -> Response<Full<Bytes>> {
     let Some(running) = state.running() else { return text(StatusCode::OK, String::new()) };
-    let page = running.metrics.render(&running.control.current().statuses());
+    let snapshot = running.control.current();
+    running.metrics.show_audits(&snapshot.audit_statuses());
+    let page = running.metrics.render(&snapshot.statuses());
     let mut response = text(StatusCode::OK, page);
     response
         .headers_mut()
         .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response
+}
+
+/// How every audited slice stands. There is no way to take an alarm back here: a new calibration does.
+fn audits(state: &State) -> Response<Full<Bytes>> {
+    let statuses = state.running().map(|running| running.control.current().audit_statuses());
+    let page = serde_json::to_string_pretty(&serde_json::json!({ "audits": statuses.unwrap_or_default() }));
+    let mut response = text(StatusCode::OK, page.unwrap_or_default() + "\n");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -42,4 +54,23 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn audits_are_shown_and_cannot_be_reset() {
+        let ask = |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).body(()).unwrap();
+            answer(&State::default(), &request).unwrap()
+        };
+        let page = ask("GET", "/admin/audits").into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&page).unwrap(), serde_json::json!({"audits": []}));
+        assert_eq!(ask("POST", "/admin/audits/reset").status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(ask("GET", "/admin/audits/reset").status(), StatusCode::NOT_FOUND);
+    }
 }

@@ -18,6 +18,9 @@ use super::state::State;
 use super::{Boot, stopping};
 use crate::observe::Reload;
 
+/// How long the audits of answers served last may take after them.
+pub(super) const AUDITS: Duration = Duration::from_secs(5);
+
 /// SIGTERM and SIGINT both end the process gracefully.
 pub(super) struct StopSignal;
 
@@ -107,6 +110,7 @@ impl BootService {
             tracing::warn!(connections = self.connections.len(), "drain limit reached; cutting off what is left");
         }
         if let Some(running) = self.state.running() {
+            running.control.close(AUDITS).await;
             running.control.halt();
         }
         exit(i32::from(cut_off));

@@ -35,7 +35,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use boot::{BootService, StopSignal};
+use boot::{AUDITS, BootService, StopSignal};
 pub use front::Front;
 use idle::Traffic;
 use port::{MOST_CONNECTIONS, Port, Serve, bind};
@@ -122,7 +122,7 @@ fn server_conf(config: &Config) -> ServerConf {
         // A thread keeps its connections: waking another one for each request costs more than it gains.
         work_stealing: false,
         // The drain watcher ends the process as soon as the last answer is out; this is only the limit.
-        grace_period_seconds: Some(config.drain.as_secs() + 1),
+        grace_period_seconds: Some(config.drain.as_secs() + 1 + AUDITS.as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     }

@@ -9,6 +9,7 @@ use prometheus::{
     Opts, Registry, Result,
 };
 
+use super::audits::AuditFamilies;
 use super::names::{self, Family};
 use crate::confidence::{Feature, Running};
 
@@ -50,6 +51,7 @@ pub(super) struct Families {
     pub(super) kv_used: GaugeVec,
     pub(super) breaker: IntGaugeVec,
     pub(super) feedback: IntCounterVec,
+    pub(super) audits: AuditFamilies,
     pub(super) reloads: IntCounterVec,
     pub(super) generation: IntGauge,
 }
@@ -84,13 +86,14 @@ impl Families {
             kv_used: keep(registry, GaugeVec::new(opts(&names::KV_USED), names::KV_USED.labels)?)?,
             breaker: gauges(&names::BREAKER)?,
             feedback: counts(&names::FEEDBACK)?,
+            audits: AuditFamilies::register(registry)?,
             reloads: counts(&names::RELOADS)?,
             generation: keep(registry, IntGauge::with_opts(opts(&names::GENERATION))?)?,
         })
     }
 }
 
-fn opts(family: &Family) -> Opts {
+pub(super) fn opts(family: &Family) -> Opts {
     Opts::new(family.name, family.help)
 }
 
@@ -98,7 +101,7 @@ fn spread_opts(family: &Family, buckets: &[f64]) -> HistogramOpts {
     HistogramOpts::new(family.name, family.help).buckets(buckets.to_vec())
 }
 
-fn keep<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C> {
+pub(super) fn keep<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C> {
     registry.register(Box::new(collector.clone()))?;
     Ok(collector)
 }

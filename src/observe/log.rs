@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tracing::{Level, enabled, info};
 
-use crate::account::{AttemptOutcome, AttemptReceipt, Receipt};
+use crate::account::{AttemptOutcome, AttemptReceipt, AuditReceipt, Receipt};
+use crate::confidence::audit::Skipped;
 use crate::error::Kind;
 use crate::request::Verdict;
 
@@ -36,6 +37,8 @@ pub(super) fn write(receipt: &Receipt) {
         attempts = render_attempts(&receipt.attempts),
         confidence = receipt.confidence().map(tracing::field::display),
         certificate = receipt.standing.as_ref().map(tracing::field::display),
+        audit_propensity = receipt.audit.map(|audit| audit.propensity),
+        audit_drawn = receipt.audit.map(|audit| audit.drawn),
         cost_usd = receipt.cost_usd,
         avoided_usd = receipt.avoided_usd,
         wasted_usd = receipt.wasted_usd,
@@ -52,6 +55,24 @@ pub(super) fn write(receipt: &Receipt) {
         feedback_score = feedback.and_then(|feedback| score(feedback.verdict)),
         feedback_request_id = feedback.map(|feedback| &*feedback.request_id),
         "request"
+    );
+}
+
+/// Writes the line of an audit: target `weir::audit`, level info.
+pub(super) fn write_audit(receipt: &AuditReceipt) {
+    info!(
+        target: "weir::audit",
+        id = &*receipt.id,
+        slice = receipt.slice,
+        by = receipt.by.as_ref().map_or("feedback", |model| model.as_str()),
+        outcome = receipt.outcome.map_or_else(Skipped::name, |_| "graded"),
+        loss = receipt.outcome.ok(),
+        propensity = receipt.propensity,
+        wealth = receipt.wealth,
+        prompt_tokens = receipt.usage.prompt_tokens,
+        completion_tokens = receipt.usage.completion_tokens,
+        cost_usd = receipt.cost_usd,
+        "audit"
     );
 }
 

@@ -5,6 +5,7 @@
 //! [`Metrics`] is made by `main`, receives receipts as `account`'s [`Record`], and is rendered by
 //! the admin port.
 
+mod audits;
 mod families;
 mod log;
 pub mod names;
@@ -16,8 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prometheus::{Registry, TextEncoder};
 
-use crate::account::{AttemptOutcome, AttemptReceipt, Outcome, PlanKind, Reason, Receipt, Record};
+use crate::account::{AttemptOutcome, AttemptReceipt, AuditReceipt, Outcome, PlanKind, Reason, Receipt, Record};
 use crate::backend::{Breaker, Status};
+use crate::confidence::AuditStatus;
 use crate::error::{Error, Origin, Result};
 use crate::request::ModelId;
 use families::{Families, Series};
@@ -103,6 +105,12 @@ impl Metrics {
         })
     }
 
+    /// Takes over how the audited slices stand now; for the next [`Metrics::render`].
+    pub fn show_audits(&self, slices: &[AuditStatus]) {
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.families.audits.show(slices);
+    }
+
     fn set_gauges(&self, statuses: &[(ModelId, Status)]) {
         let gauges = &self.families;
         gauges.queue_depth.reset();
@@ -184,7 +192,7 @@ impl Metrics {
             let served = !attempt.wasted && attempt.outcome != AttemptOutcome::Skipped;
             let outcome = match reason {
                 Reason::Accepted | Reason::Certified | Reason::CertifiedAgreement | Reason::Degraded => "accept",
-                Reason::Uncertified | Reason::OtherKey if served => "accept",
+                Reason::Uncertified | Reason::OtherKey | Reason::Alarmed | Reason::Unmonitored if served => "accept",
                 _ if place == last && !answered && receipt.outcome != Outcome::Canceled => "fail",
                 _ => "escalate",
             };
@@ -214,5 +222,17 @@ impl Record for Metrics {
             self.families.feedback.with_label_values(&[feedback.verdict.name()]).inc();
         }
         log::write(&receipt);
+    }
+
+    fn audited(&self, receipt: &AuditReceipt) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(model) = &receipt.by {
+            let series = self.series_of(&known, model);
+            series.prompt.inc_by(receipt.usage.prompt_tokens);
+            series.cached.inc_by(receipt.usage.cached_tokens);
+            series.completion.inc_by(receipt.usage.completion_tokens);
+            series.cost.inc_by(receipt.cost_usd.max(0.0));
+        }
+        log::write_audit(receipt);
     }
 }

@@ -64,7 +64,23 @@ families! {
     BREAKER: "weir_breaker", ["model", "state"],
         "1 for the state a breaker is in: closed, open, half_open.";
     FEEDBACK: "weir_feedback_total", ["verdict"],
-        "What clients said of answers: correct, wrong, scored (0 to 1). Volunteered: it certifies nothing.";
+        "What clients said of answers: correct, wrong, scored (0 to 1). Only what was asked for enters audits.";
+    AUDIT_KEPT: "weir_audit_kept_total", ["slice"],
+        "Answers kept under a certificate that is audited.";
+    AUDITS: "weir_audits_total", ["slice", "outcome"],
+        "Kept answers drawn to be audited: graded, or skipped for budget, outage, ungradable, silent (no feedback).";
+    AUDIT_LOSSES: "weir_audit_losses_total", ["slice", "rate"],
+        "Losses of graded answers, summed. rate says of what: errors, or disagreement with the grader.";
+    AUDIT_BOUND: "weir_audit_bound_ratio", ["slice", "rate"],
+        "The rate above which the promise counts as broken: of errors, or of disagreement with the grader.";
+    AUDIT_WEALTH: "weir_audit_wealth", ["slice"],
+        "Evidence against the promise: 1 at first, an alarm at 1/(1 - confidence).";
+    AUDIT_ALARM: "weir_audit_alarm", ["slice"],
+        "1 where audits found the promise broken: the slice is uncertified until it is calibrated anew.";
+    AUDIT_UNMONITORED: "weir_audit_unmonitored", ["slice"],
+        "1 where more than 5 % of the day's audits got no grade: the slice is uncertified until the day (UTC) ends.";
+    AUDIT_COST: "weir_audit_cost_usd_total", ["slice"],
+        "Dollars spent on audits; part of weir_cost_usd_total.";
     RELOADS: "weir_reloads_total", ["outcome"],
         "Reloads of the configuration: applied, refused.";
     GENERATION: "weir_generation", [],

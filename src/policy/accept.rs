@@ -52,18 +52,19 @@ pub(super) fn calibrations(source: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 impl<'s> Compiler<'s, '_> {
-    /// What a gate goes by, before these models and with this hold-back.
+    /// What a gate goes by, after which of these models (all but the last) and with this hold-back.
     pub(super) fn accept(
         &mut self,
         accept: &Section<'_, 's>,
-        gated: &[ModelId],
+        models: &[ModelId],
         hold_back: Option<HoldBack>,
     ) -> Option<Accept> {
+        let gated = models.split_last().map_or(&[][..], |(_, gated)| gated);
         let given = |key: &str| accept.table.contains_key(key);
         if given(MAX_ERROR) {
-            self.promise(MAX_ERROR, accept, gated, hold_back)
+            self.promise(MAX_ERROR, accept, models, hold_back)
         } else if given(MAX_DISAGREEMENT) {
-            self.promise(MAX_DISAGREEMENT, accept, gated, hold_back)
+            self.promise(MAX_DISAGREEMENT, accept, models, hold_back)
         } else if given("calibration") {
             self.form.check_keys(accept, &["calibration", "at_least", MAX_ERROR, MAX_DISAGREEMENT]);
             let named = self.calibration(accept, gated);
@@ -87,10 +88,11 @@ impl<'s> Compiler<'s, '_> {
         &mut self,
         key: &'static str,
         accept: &Section<'_, 's>,
-        gated: &[ModelId],
+        models: &[ModelId],
         hold_back: Option<HoldBack>,
     ) -> Option<Accept> {
-        self.form.check_keys(accept, &[key, "risk", "confidence", "calibration", "else_threshold"]);
+        let gated = models.split_last().map_or(&[][..], |(_, gated)| gated);
+        self.form.check_keys(accept, &[key, "risk", "confidence", "calibration", "else_threshold", "audit"]);
         let asked = self.asked(key, accept);
         let fallback = self.share(accept, "else_threshold");
         let named = self.calibration(accept, gated);
@@ -100,9 +102,12 @@ impl<'s> Compiler<'s, '_> {
             Some(named) => {
                 self.check_basis(accept, &asked, named)?;
                 let grant = Grant::find(&named.calibration, asked.risk, asked.alpha, asked.confidence);
-                grant.map(Arc::new).ok_or(Uncertified::NoCertificate)
+                grant.ok_or(Uncertified::NoCertificate)
             }
         };
+        let known = named.as_ref().map(|named| &*named.calibration);
+        let audit = self.audit(accept, models, asked.alpha, known)?;
+        let granted = granted.map(|grant| Arc::new(Grant { audit, ..grant }));
         let calibration = named.map(|named| named.calibration);
         if let Some(missing) = what_is_missing(&asked, &granted, calibration.as_deref(), hold_back) {
             let then = if fallback.is_some() { "else_threshold decides, uncertified" } else { "all of it escalates" };

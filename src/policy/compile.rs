@@ -207,8 +207,7 @@ impl<'s> Compiler<'s, '_> {
         };
         let accept = self.form.required(then, "accept");
         let accept = accept.and_then(|entry| self.form.table(&then.title, "accept", entry));
-        let gated = models.as_ref().and_then(|models| models.split_last()).map_or(&[][..], |(_, gated)| gated);
-        let accept = accept.and_then(|accept| self.accept(&accept, gated, hold_back));
+        let accept = accept.and_then(|accept| self.accept(&accept, models.as_deref().unwrap_or(&[]), hold_back));
         let on_failure = match then.table.get("on_failure") {
             Some(entry) => self.on_failure(&then.title, entry),
             None => Some(OnFailure::default()),
@@ -283,7 +282,7 @@ impl<'s> Compiler<'s, '_> {
         models.into_iter().collect()
     }
 
-    fn model(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<ModelId> {
+    pub(super) fn model(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<ModelId> {
         let name = self.form.text(title, key, entry)?;
         let model = self.vocabulary.names.resolve(name);
         if model.is_none() {

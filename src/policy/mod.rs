@@ -6,6 +6,7 @@
 //! all the same rejects the request. `control` compiles, `gateway` asks once per request.
 
 mod accept;
+mod audit;
 mod cases;
 mod check;
 mod compile;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::backend::Status;
-use crate::confidence::Calibration;
+use crate::confidence::{Calibration, Grant};
 use crate::error::Problem;
 use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
@@ -123,6 +124,16 @@ impl Policy {
     /// which nothing keeps.
     pub fn notes(&self) -> &[Problem] {
         &self.notes
+    }
+
+    /// The certificates that its gates go by.
+    pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
+        let outcomes = self.rules.iter().map(|(_, outcome)| outcome).chain([&self.last]);
+        let stages = outcomes.flat_map(|outcome| match &outcome.plan {
+            Plan::Cascade { stages, .. } => stages.as_slice(),
+            Plan::Direct { .. } | Plan::Reject { .. } => &[],
+        });
+        stages.filter_map(|stage| stage.gate.as_ref()?.accept.grant())
     }
 
     /// The built-in one-rule policy of a plain model name.

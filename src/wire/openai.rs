@@ -134,6 +134,38 @@ pub fn is_finish(chunk: &[u8]) -> bool {
         .is_ok_and(|chunk| chunk.choices.iter().any(|choice| choice.finish_reason.is_some()))
 }
 
+/// What the first choice says in a whole answer, or adds in a chunk of one; empty where nothing.
+pub fn said(raw: &[u8]) -> String {
+    let value: serde_json::Value = serde_json::from_slice(raw).unwrap_or_default();
+    let is_first =
+        |choice: &&serde_json::Value| choice.get("index").and_then(serde_json::Value::as_u64).unwrap_or(0) == 0;
+    let first = value.get("choices").and_then(|choices| choices.as_array()?.iter().find(is_first));
+    let message = first.and_then(|choice| choice.get("message").or_else(|| choice.get("delta")));
+    message.and_then(|message| message.get("content")?.as_str()).unwrap_or_default().to_owned()
+}
+
+/// The body of a question of our own: one message of a user, the most probable answer, so many
+/// tokens at most.
+pub fn question(text: &str, max_tokens: u32) -> ClientBody {
+    #[derive(Serialize)]
+    struct Message<'a> {
+        role: &'static str,
+        content: &'a str,
+    }
+    #[derive(Serialize)]
+    struct Question<'a> {
+        model: &'static str,
+        messages: [Message<'a>; 1],
+        max_tokens: u32,
+        temperature: u32,
+    }
+    let messages = [Message { role: "user", content: text }];
+    // Strings and numbers cannot fail to be written.
+    let bytes = serde_json::to_vec(&Question { model: "", messages, max_tokens, temperature: 0 }).unwrap_or_default();
+    let before = br#"{"model":"#.len();
+    ClientBody { bytes: bytes.into(), model: before..before + 2, ..ClientBody::default() }
+}
+
 /// A whole answer as the one chunk of a stream that says the same, for a server that answers
 /// whole though a stream was asked for. `None` where it is no such answer.
 pub fn chunk_of(answer: &[u8]) -> Option<Scan> {

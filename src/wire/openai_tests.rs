@@ -195,3 +195,30 @@ fn a_whole_answer_becomes_one_chunk_that_says_the_same() {
     assert_eq!(text.raw.bytes, r#"{"object":"text_completion","choices":[{"text":"t","finish_reason":"stop"}]}"#);
     assert_eq!(chunk_of(b"{}"), None);
 }
+
+#[test]
+fn what_an_answer_says_is_read_from_its_first_choice_whole_or_in_chunks() {
+    for (raw, text) in [
+        (r#"{"choices":[{"index":0,"message":{"content":"a b"}}]}"#, "a b"),
+        (r#"{"choices":[{"index":1,"delta":{"content":"x"}},{"index":0,"delta":{"content":"y"}}]}"#, "y"),
+        (r#"{"choices":[{"index":0,"delta":{}}]}"#, ""),
+        (r#"{"choices":[],"usage":{}}"#, ""),
+        ("nonsense", ""),
+    ] {
+        assert_eq!(said(raw.as_bytes()), text, "{raw}");
+    }
+}
+
+#[test]
+fn a_question_of_our_own_takes_the_name_of_the_model_that_is_asked() {
+    let body = question("is \"a\" b?", 4);
+    let sent = splice(&body, "large", false);
+    let value: serde_json::Value = serde_json::from_slice(&sent).unwrap();
+    let wanted = serde_json::json!({
+        "model": "large",
+        "messages": [{"role": "user", "content": "is \"a\" b?"}],
+        "max_tokens": 4,
+        "temperature": 0
+    });
+    assert_eq!(value, wanted);
+}

@@ -16,11 +16,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use weir::account::{Receipt, Record};
+use weir::account::{AuditReceipt, Receipt, Record};
+use weir::backend::Backend;
 use weir::control::{self, Control, Environment, Options};
+use weir::error::Problem;
 use weir::gateway::Gateway;
 use weir::listen::{self, Front};
 use weir::observe::Metrics;
+use weir::request::ModelId;
 
 use crate::fake_upstream::FakeUpstream;
 
@@ -32,6 +35,7 @@ pub struct House {
     pub metrics: Arc<Metrics>,
     book: Arc<Book>,
     folder: TempDir,
+    options: Options,
     client: Client<HttpConnector, Full<Bytes>>,
     _running: JoinSet<()>,
 }
@@ -41,6 +45,7 @@ pub struct House {
 struct Book {
     metrics: Arc<Metrics>,
     receipts: Mutex<Vec<Receipt>>,
+    audits: Mutex<Vec<AuditReceipt>>,
     changed: Notify,
 }
 
@@ -48,6 +53,12 @@ impl Record for Book {
     fn record(&self, receipt: Receipt) {
         self.metrics.record(receipt.clone());
         self.receipts.lock().unwrap().push(receipt);
+        self.changed.notify_waiters();
+    }
+
+    fn audited(&self, receipt: &AuditReceipt) {
+        self.metrics.audited(receipt);
+        self.audits.lock().unwrap().push(receipt.clone());
         self.changed.notify_waiters();
     }
 }
@@ -99,18 +110,34 @@ impl House {
 
     /// A gateway of this configuration, beside these files, in this environment.
     pub async fn open_with(config: &str, files: &[(&str, &str)], env: &[(&str, &str)]) -> House {
+        House::open_standing_in(config, files, env, &[]).await
+    }
+
+    /// The same, with these backends in the place of local models.
+    pub async fn open_standing_in(
+        config: &str,
+        files: &[(&str, &str)],
+        env: &[(&str, &str)],
+        stand_ins: &[(&str, Arc<dyn Backend>)],
+    ) -> House {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "weir.toml", config);
         files.iter().for_each(|(name, text)| write(folder.path(), name, text));
         let options = Options {
             config: Some(folder.path().join("weir.toml")),
             env: Environment::fixed(env.iter().copied()),
+            stand_ins: stand_ins.iter().map(|(name, it)| (ModelId::new(*name), Arc::clone(it))).collect(),
             ..Options::default()
         };
         let checked = control::read(&options).unwrap();
-        let control = Arc::new(Control::open(options, checked).await.unwrap());
+        let control = Arc::new(Control::open(options.clone(), checked).await.unwrap());
         let metrics = Arc::new(Metrics::new().unwrap());
-        let book = Book { metrics: Arc::clone(&metrics), receipts: Mutex::default(), changed: Notify::new() };
+        let book = Book {
+            metrics: Arc::clone(&metrics),
+            receipts: Mutex::default(),
+            audits: Mutex::default(),
+            changed: Notify::new(),
+        };
         let book = Arc::new(book);
         let front = Front::new(Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&book) as Arc<dyn Record>)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -118,9 +145,16 @@ impl House {
         let mut running = JoinSet::new();
         running.spawn(accept(listener, front));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let house = House { address, control, metrics, book, folder, client, _running: running };
+        let house = House { address, control, metrics, book, folder, options, client, _running: running };
         house.adopt();
         house
+    }
+
+    /// Builds the configuration once more, as another process would.
+    pub async fn restart(&self) -> Result<Control, Vec<Problem>> {
+        let options = self.options.clone();
+        let checked = control::read(&options)?;
+        Control::open(options, checked).await
     }
 
     /// Tells the metrics the names of the configuration in force, as `listen` does.
@@ -178,7 +212,20 @@ impl House {
         }
     }
 
+    /// Waits until that many answers were audited.
+    pub async fn audits(&self, count: usize) -> Vec<AuditReceipt> {
+        loop {
+            let changed = self.book.changed.notified();
+            let audits = self.book.audits.lock().unwrap().clone();
+            if audits.len() >= count {
+                return audits;
+            }
+            soon(changed).await;
+        }
+    }
+
     pub fn rendered(&self) -> String {
+        self.metrics.show_audits(&self.control.current().audit_statuses());
         self.metrics.render(&self.control.current().statuses())
     }
 }

@@ -34,13 +34,13 @@ fn named() -> Names {
     Names { calibrations, files, ..names() }
 }
 
-fn compile(accept: &str, rest: &str) -> Result<Policy, Vec<String>> {
+pub(super) fn compile(accept: &str, rest: &str) -> Result<Policy, Vec<String>> {
     let plan = format!("{{ cascade = [\"small\", \"up/mini\"], accept = {accept}{rest} }}");
     Policy::compile(PLACE, &then(&plan), &named())
         .map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
-fn accepts_by(policy: &Policy) -> Arc<Accept> {
+pub(super) fn accepts_by(policy: &Policy) -> Arc<Accept> {
     let Plan::Cascade { stages, .. } = policy.decide(&chat(&["x"]), &Facts::default()).plan else {
         panic!("no cascade")
     };
