@@ -47,6 +47,7 @@ struct Record {
     right: Option<bool>,
     text: Option<String>,
     task: Option<String>,
+    #[serde(default)]
     file: String,
     form: Option<String>,
     finish: Option<String>,
@@ -85,6 +86,9 @@ impl Records {
             return Err(format!("no answer of \"{model}\" with log-probabilities is there"));
         };
         let file = first.file.clone();
+        if file.is_empty() {
+            return Err(format!("answers of \"{model}\" do not name the file of the model (\"file\": its SHA-256)"));
+        }
         if let Some((place, other)) = found.values().find(|(_, record)| record.file != file) {
             let other = &other.file;
             return Err(format!(
