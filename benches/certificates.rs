@@ -193,9 +193,9 @@ fn slices(rows: &[Answered], losses: impl Fn(&Answered) -> (f64, f64)) -> Traffi
     };
     let pick = |belongs: &dyn Fn(&Answered) -> bool| rows.iter().filter(|row| belongs(row)).map(outcome).collect();
     let given = |row: &Answered| !row.id.starts_with(MADE);
-    let forms = FORMS.iter().map(|(name, tasks)| {
-        ((*name).to_owned(), pick(&|row| given(row) && tasks.contains(&row.task.as_str())))
-    });
+    let forms = FORMS
+        .iter()
+        .map(|(name, tasks)| ((*name).to_owned(), pick(&|row| given(row) && tasks.contains(&row.task.as_str()))));
     let tasks = FORMS.iter().flat_map(|(_, tasks)| tasks.iter());
     let tasks = tasks.map(|task| ((*task).to_owned(), pick(&|row| given(row) && row.task == *task)));
     let own = OWN.iter().map(|task| (format!("{task}, a thousand"), pick(&|row| row.task == *task)));

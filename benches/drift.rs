@@ -123,7 +123,8 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
                     continue;
                 }
             };
-            let slice = Slice { promise, threshold: certified.threshold, loss, seed: arguments.seed, runs: arguments.runs };
+            let slice =
+                Slice { promise, threshold: certified.threshold, loss, seed: arguments.seed, runs: arguments.runs };
             for share in SHARES {
                 let turn = slice.turn(&before, &after, share, (arguments.before, arguments.horizon))?;
                 turns += &turn_line(alpha, grader, share, &turn);

@@ -61,10 +61,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
-    let mut text = "# Routers and cascades on public logs\n\nMade by `make bench-replay LOGS=FOLDER`, calling nobody. Logs: \
+    let mut text =
+        "# Routers and cascades on public logs\n\nMade by `make bench-replay LOGS=FOLDER`, calling nobody. Logs: \
                     RouteLLM (github.com/lm-sys/RouteLLM, Apache-2.0), ZeroEval (github.com/WildEval/ZeroEval, \
                     Apache-2.0), MMLU-Pro (github.com/TIGER-AI-Lab/MMLU-Pro, Apache-2.0).\n\n"
-        .to_owned();
+            .to_owned();
     text += &published(arguments)?;
     text += &pairs::report(&arguments.logs)?;
     text += &beyond::report(&arguments.logs, arguments.resamples, arguments.seed)?;
@@ -75,13 +76,11 @@ fn run(arguments: &Arguments) -> Result<(), String> {
 
 /// The tables of `weir replay` on RouteLLM's logs, and what they should reproduce.
 fn published(arguments: &Arguments) -> Result<String, String> {
-    let settings = Settings {
-        folds: 5,
-        seed: arguments.seed,
-        resamples: arguments.resamples,
-        shares: vec![0.1, 0.2, 0.4, 0.6],
-    };
-    let mut text = "## Public figures\n\n| log | router | knows | APGR here | expected | |\n|---|---|---|---|---|---|\n".to_owned();
+    let settings =
+        Settings { folds: 5, seed: arguments.seed, resamples: arguments.resamples, shares: vec![0.1, 0.2, 0.4, 0.6] };
+    let mut text =
+        "## Public figures\n\n| log | router | knows | APGR here | expected | |\n|---|---|---|---|---|---|\n"
+            .to_owned();
     let mut tables = String::new();
     for name in ["mmlu", "gsm8k"] {
         let report = replay(&routellm(&arguments.logs, name)?, &settings, None);

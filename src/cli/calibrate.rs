@@ -227,7 +227,8 @@ impl Calibrate {
             if self.names().take(place).any(|earlier| earlier == name) {
                 return Err(format!("--slice: \"{name}\" is named twice"));
             }
-            let named = self.slice[place].split_once('=').map(|(_, tasks)| tasks.split(',').map(str::to_owned).collect());
+            let named =
+                self.slice[place].split_once('=').map(|(_, tasks)| tasks.split(',').map(str::to_owned).collect());
             Ok(Slice {
                 name: name.to_owned(),
                 calibration: self.name.clone().unwrap_or_else(|| name.to_owned()),

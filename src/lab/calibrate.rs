@@ -25,8 +25,8 @@ use crate::confidence::{
 
 use labels::{Labelled, label};
 pub use labels::{Sources, Tasks, Upstream};
-pub use union::Union;
 use union::Member;
+pub use union::Union;
 
 /// What is to be made.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,7 +162,11 @@ const GRID_POINTS: usize = 30;
 /// # Errors
 /// Of a slice: too few answers for the fit, the measures or the certificate, or answers that teach
 /// nothing; what is missing. Nothing is spent on it.
-pub fn calibrate(sources: &Sources, slices: &[Slice], settings: &Settings) -> (Vec<Result<Made, String>>, Option<Union>) {
+pub fn calibrate(
+    sources: &Sources,
+    slices: &[Slice],
+    settings: &Settings,
+) -> (Vec<Result<Made, String>>, Option<Union>) {
     let prepared: Vec<Result<Prepared, String>> =
         slices.iter().map(|slice| Prepared::of(sources, slice, settings)).collect();
     let certified = certify(&prepared, slices, settings);
@@ -201,9 +205,9 @@ impl Prepared {
         let graded: Vec<Graded> = fit_side.iter().map(|row| row.graded).collect();
         let score = fit(&graded, &sources.records, settings.score)?;
         let seen: Vec<f64> = fit_side.iter().map(|row| value(&score, row)).collect();
-        let plan = settings.certificate_promise().map(|promise| {
-            Plan::new(promise.at_attempt(settings.attempt(slice)), Grid::of_scores(&seen, GRID_POINTS))
-        });
+        let plan = settings
+            .certificate_promise()
+            .map(|promise| Plan::new(promise.at_attempt(settings.attempt(slice)), Grid::of_scores(&seen, GRID_POINTS)));
         Ok(Prepared { score, fitted: fit_side.len(), rows, kept_back, gold, left_out, plan })
     }
 
@@ -347,7 +351,8 @@ fn union(
     let promise = settings.promise?;
     let of = |name: &String| slices.iter().position(|slice| slice.name == *name);
     let places: Vec<usize> = settings.mix.iter().map(|(name, _)| of(name)).collect::<Option<_>>()?;
-    let losses = |place: &usize| prepared[*place].as_ref().map_or_else(|_| Vec::new(), |one| one.losses(&one.kept_back));
+    let losses =
+        |place: &usize| prepared[*place].as_ref().map_or_else(|_| Vec::new(), |one| one.losses(&one.kept_back));
     let rows: Vec<Vec<Row>> = places.iter().map(losses).collect();
     let members: Vec<Member<'_>> = settings
         .mix

@@ -131,11 +131,7 @@ pub(super) struct Labelled {
 }
 
 /// The labelled answers of a slice, by id, and how many of its answers have no label.
-pub(super) fn label(
-    sources: &Sources,
-    slice: &Slice,
-    settings: &Settings,
-) -> Result<(Vec<Labelled>, usize), String> {
+pub(super) fn label(sources: &Sources, slice: &Slice, settings: &Settings) -> Result<(Vec<Labelled>, usize), String> {
     let mut rows = Vec::new();
     let mut left_out = 0;
     let risk = settings.promise.map(|promise| promise.risk());
