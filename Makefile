@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local \
-        bench-certificates eval \
+        bench-certificates bench-drift bench-replay eval \
         models deps deps-bench
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -56,7 +56,13 @@ bench-local: deps build  ## tokens per second and time to first token: the bare 
 		--python "$$(scripts/venv.sh tests/scripts/foreign.txt)"
 
 bench-certificates: deps  ## do promises hold: certificates from samples of the answers that `make eval` recorded
-	cargo bench --locked --bench certificates
+	cargo bench --locked --bench certificates -- $(if $(LOGS),--logs $(abspath $(LOGS)))
+
+bench-drift: deps  ## does the alarm fire when the traffic of a slice turns, and only then
+	cargo bench --locked --bench drift
+
+bench-replay: deps  ## routers and cascades on public logs: make bench-replay LOGS=FOLDER
+	cargo bench --locked --bench replay -- --logs $(abspath $(LOGS))
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py

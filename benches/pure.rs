@@ -1,15 +1,22 @@
 //! The rooms that compute and wait for nothing: what each adds to a request, by itself.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a bench that cannot run fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench that cannot run fails, and prints what it found"
+)]
 
 use std::hint::black_box;
 use std::sync::Arc;
 
+use allocation_counter::measure;
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures::{FutureExt, StreamExt, stream};
 use http::HeaderMap;
 use http_body_util::Full;
+use tokio::time::Instant;
 use weir::account::{Meter, Prices, Receipt, Record};
 use weir::api::{self, Asker, Limits, Route, Shape};
 use weir::backend::{Completion, Status};
@@ -55,8 +62,19 @@ fn parsing(c: &mut Criterion) {
     group.finish();
 }
 
+/// The two models of the policies here.
+fn models() -> [ModelId; 2] {
+    ["local/qwen-0.5b", "openai/gpt-4.1-mini"].map(ModelId::new)
+}
+
+/// Both models ready and idle.
+fn facts() -> Facts {
+    let status = Status { ready: true, queue_limit: 64, slots: 8, ..Status::default() };
+    Facts { models: models().map(|model| (model, status)).into(), budget_left_usd: None }
+}
+
 fn deciding(c: &mut Criterion) {
-    let models = ["local/qwen-0.5b", "openai/gpt-4.1-mini"].map(ModelId::new);
+    let models = models();
     let names = Names { models: models.clone().into(), ..Names::default() };
     let compile = |source: &str| Policy::compile("p.toml", source, &names).unwrap();
     let one_when = "name = \"p\"\n[[rule]]\nname = \"long\"\nwhen = 'request.prompt_tokens > 4000'\nthen = { serve = \"openai/gpt-4.1-mini\" }\n\
@@ -66,8 +84,7 @@ fn deciding(c: &mut Criterion) {
         ("one when", compile(one_when)),
         ("cheap-first", compile(include_str!("../policies/cheap-first.toml"))),
     ];
-    let status = Status { ready: true, queue_limit: 64, slots: 8, ..Status::default() };
-    let facts = Facts { models: models.map(|model| (model, status)).into(), budget_left_usd: None };
+    let facts = facts();
     let (request, _) = parse(body(1 << 10), &limits());
     let mut group = c.benchmark_group("decide");
     for (name, policy) in &policies {
@@ -76,13 +93,19 @@ fn deciding(c: &mut Criterion) {
     group.finish();
 }
 
+fn numbered(from: usize, words: usize) -> String {
+    (from..from + words).map(|at| format!("word{:05} ", at * 7919 % 50_000)).collect()
+}
+
+/// A scorer that knows every word of [`numbered`].
+fn scorer() -> Scorer {
+    let texts: Vec<String> = (0..200).map(|at| numbered(at * 100, 400)).collect();
+    Scorer::train(texts.iter().enumerate().map(|(at, text)| (text.as_str(), (at % 2) as f64)))
+}
+
 /// The learned scorer on prompts of 1 and 8 KiB, all of whose words it knows.
 fn scoring(c: &mut Criterion) {
-    let numbered = |from: usize, words: usize| -> String {
-        (from..from + words).map(|at| format!("word{:05} ", at * 7919 % 50_000)).collect()
-    };
-    let texts: Vec<String> = (0..200).map(|at| numbered(at * 100, 400)).collect();
-    let scorer = Scorer::train(texts.iter().enumerate().map(|(at, text)| (text.as_str(), (at % 2) as f64)));
+    let scorer = scorer();
     let mut group = c.benchmark_group("score a prompt");
     for kib in [1, 8] {
         let prompt = numbered(0, (kib << 10) / 10);
@@ -192,24 +215,33 @@ fn judge(score: Score) -> Judge {
     Judge::calibrated(Arc::new(calibration), 0.5)
 }
 
-/// A gate folds each token of an answer into its features and asks its judge each time.
-fn judging(c: &mut Criterion) {
-    const TOKENS: u64 = 200;
+fn answer(tokens: u64) -> Vec<Token> {
     let token = |place: u64| Token {
         bytes: Bytes::from_static(b" and"),
         logprob: -0.001 * (place % 37) as f32,
         margin: (place % 11) as f32 + 0.5,
         entropy: 0.1 * (place % 7) as f32,
         top: Vec::new(),
-        end: place + 1 == TOKENS,
+        end: place + 1 == tokens,
     };
-    let answer: Vec<Token> = (0..TOKENS).map(token).collect();
+    (0..tokens).map(token).collect()
+}
+
+/// A judge by a logistic score over every feature.
+fn whole_judge() -> Judge {
     let terms = Feature::ALL.map(|feature| Term { feature, mean: 0.5, scale: 2.0, weight: 0.3 });
+    judge(Score::Logistic(Logistic { bias: 0.1, terms: terms.into() }))
+}
+
+/// A gate folds each token of an answer into its features and asks its judge each time.
+fn judging(c: &mut Criterion) {
+    const TOKENS: u64 = 200;
+    let answer = answer(TOKENS);
     let (feature, transform) = (Feature::SumLogprob, Transform::OneSided);
     let judges = [
         ("min_logprob", Judge::at_least(Feature::MinLogprob, -1.2)),
         ("platt", judge(Score::Platt(Platt { feature, transform, weight: 0.5, bias: 0.1 }))),
-        ("logistic over all features", judge(Score::Logistic(Logistic { bias: 0.1, terms: terms.into() }))),
+        ("logistic over all features", whole_judge()),
     ];
     let mut group = c.benchmark_group("score");
     for (name, judge) in &judges {
@@ -234,5 +266,58 @@ fn judging(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(pure, parsing, deciding, scoring, streaming, answering, accounting, judging);
+/// What a request costs before and after the model: decide, predict the gap, fold the answer's tokens
+/// and judge it at each. The slowest of many, which a mean hides, and what is allocated.
+fn whole_path(_: &mut Criterion) {
+    const TIMES: usize = 20_000;
+    let names = Names { models: models().into(), ..Names::default() };
+    let policy = Policy::compile("p.toml", include_str!("../policies/cheap-first.toml"), &names).unwrap();
+    let (request, _) = parse(body(1 << 10), &limits());
+    let (facts, scorer, prompt, judge) = (facts(), scorer(), numbered(0, (1 << 10) / 10), whole_judge());
+    let before = || {
+        black_box(policy.decide(black_box(&request), &facts));
+        black_box(scorer.gap(black_box(&prompt)));
+    };
+    let after = |answer: &[Token]| {
+        let mut running = Running::default();
+        let mut kept = 0;
+        for token in answer {
+            running.push(black_box(token));
+            kept += usize::from(judge.accepts_answer(&running) && !judge.is_lost(&running));
+        }
+        black_box(kept);
+    };
+    let (short, long) = (answer(8), answer(800));
+    println!("decide and score, without a model call, {TIMES} times:");
+    let parts: [(&str, &dyn Fn()); 3] = [
+        ("decide, and predict the gap of 1 KiB", &before),
+        ("fold and judge an answer of 8 tokens at each", &|| after(&short)),
+        ("both", &|| {
+            before();
+            after(&short);
+        }),
+    ];
+    for (name, part) in parts {
+        let mut times: Vec<_> = (0..TIMES)
+            .map(|_| {
+                let begun = Instant::now();
+                part();
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        let at = |share: f64| times[(share * (TIMES - 1) as f64) as usize];
+        println!("  {name}: median {:?}, p99 {:?}, p99.9 {:?}", at(0.5), at(0.99), at(0.999));
+    }
+    let allocated = |part: &dyn Fn()| measure(part).count_total;
+    println!(
+        "allocations: decide and predict {}, an answer of 8 tokens {}, of 800 tokens {}",
+        allocated(&before),
+        allocated(&|| after(&short)),
+        allocated(&|| after(&long))
+    );
+    assert_eq!(allocated(&|| after(&long)), 0, "a token allocates nothing beyond the trace");
+}
+
+criterion_group!(pure, whole_path, parsing, deciding, scoring, streaming, answering, accounting, judging);
 criterion_main!(pure);

@@ -41,8 +41,6 @@ pub(crate) struct Draws {
     pub(crate) draws: usize,
     pub(crate) seed: u64,
     pub(crate) delta: f64,
-    /// Whether what is called broken was promised at all.
-    pub(crate) promised: bool,
 }
 
 /// Counts and sums over the samples of a cell.
@@ -155,16 +153,22 @@ impl Cell {
         self.broken as f64 / draws.draws as f64 <= draws.tolerated()
     }
 
-    /// The cell as a line of the table of [`HEAD`].
-    pub(crate) fn render(&self, name: &str, trial: &Trial<'_>, draws: &Draws) -> String {
+    /// Whether it says anything about certificates.
+    pub(crate) fn tests(&self, draws: &Draws) -> bool {
+        self.certified as f64 / draws.draws as f64 >= FEWEST_CERTIFIED
+    }
+
+    /// The cell as a line of the table of [`HEAD`]; `promised`: whether what is called broken was
+    /// promised at all.
+    pub(crate) fn render(&self, name: &str, trial: &Trial<'_>, draws: &Draws, promised: bool) -> String {
         let share = |count: f64| count / draws.draws as f64;
         let of_those = match self.certified {
             0 => "–".to_owned(),
             certified => format!("{:.3}", self.broken as f64 / certified as f64),
         };
         let verdict = match self.holds(draws) {
-            _ if share(self.certified as f64) < FEWEST_CERTIFIED => "no test",
-            _ if !draws.promised => "no promise",
+            _ if !self.tests(draws) => "no test",
+            _ if !promised => "no promise",
             true => "holds",
             false => "broken",
         };

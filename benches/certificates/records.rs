@@ -1,27 +1,37 @@
 //! Recorded answers: read, joined with their tasks, and paired by row.
 //!
 //! The records are JSON lines, one per (model, row, form); only free answers count, the last of a row
-//! wins, a line cut off by an interruption is left out. An error names the file and the way out.
+//! wins, a line cut off by an interruption is left out. An error names the file and the way out. The
+//! benches over recorded answers share it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 
 use flate2::read::GzDecoder;
-use regex::Regex;
 use serde::Deserialize;
-use serde_json::Value;
-
-static NUMBER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"-?\d[\d,]*(?:\.\d+)?").ok());
-static LETTER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\b[A-Z]\b").ok());
+use weir::confidence::Form;
 
 #[derive(Deserialize)]
 struct Task {
     id: String,
     task: String,
     grader: String,
+}
+
+impl Task {
+    /// The form in which two answers are compared.
+    fn form(&self) -> Form {
+        match self.grader.as_str() {
+            "number" | "last_number" => Form::Number,
+            "letter" => Form::Letter,
+            "json" => Form::Json,
+            "exact" => Form::Exact,
+            "contains" => Form::Text,
+            _ => Form::Line,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -55,6 +65,7 @@ impl Record {
 /// A row that a model answered, and what the upstream made of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Answered {
+    pub(crate) id: String,
     pub(crate) task: String,
     pub(crate) score: f64,
     pub(crate) right: bool,
@@ -64,22 +75,24 @@ pub(crate) struct Answered {
 
 /// All recorded answers, by model and row, and the tasks they answer.
 pub(crate) struct Answers {
-    file: PathBuf,
+    files: Vec<PathBuf>,
     score: String,
     tasks: BTreeMap<String, Task>,
     records: HashMap<(String, String), Record>,
 }
 
 impl Answers {
-    /// Reads the records of `file` and the tasks of `tasks`.
-    pub(crate) fn read(file: &Path, tasks: &[PathBuf], score: &str) -> Result<Answers, String> {
-        let mut known = BTreeMap::new();
+    /// Reads the records of `files` and the tasks of `tasks`.
+    pub(crate) fn read(files: &[PathBuf], tasks: &[PathBuf], score: &str) -> Result<Answers, String> {
+        let (mut known, mut records) = (BTreeMap::new(), HashMap::new());
         for path in tasks {
             known.extend(lines::<Task>(path)?.into_iter().map(|task| (task.id.clone(), task)));
         }
-        let free = lines::<Record>(file)?.into_iter().filter(|record| record.form == "free");
-        let records = free.map(|record| ((record.model.clone(), record.id.clone()), record)).collect();
-        Ok(Answers { file: file.to_owned(), score: score.to_owned(), tasks: known, records })
+        for path in files {
+            let free = lines::<Record>(path)?.into_iter().filter(|record| record.form == "free");
+            records.extend(free.map(|record| ((record.model.clone(), record.id.clone()), record)));
+        }
+        Ok(Answers { files: files.to_vec(), score: score.to_owned(), tasks: known, records })
     }
 
     /// The rows that both models answered, with the scores of `local`. The same name twice: that model alone.
@@ -88,54 +101,29 @@ impl Answers {
         let row = |task: &Task| {
             let (here, there) = (of(local, &task.id)?, of(upstream, &task.id)?);
             Some(Answered {
+                id: task.id.clone(),
                 task: task.task.clone(),
                 score: here.score(&self.score)?,
                 right: here.right,
                 upstream_right: there.right,
-                agrees: agree(&task.grader, here, there),
+                agrees: task.form().agree(&here.text, &there.text).unwrap_or(false),
             })
         };
         let rows: Vec<Answered> = self.tasks.values().filter_map(row).collect();
         if rows.is_empty() {
-            let (file, score) = (self.file.display(), &self.score);
+            let score = &self.score;
             return Err(format!(
-                "{file}: no row answered by {local:?} with a {score} and by {upstream:?}; run `make eval` first"
+                "{:?}: no row answered by {local:?} with a {score} and by {upstream:?}; run `make eval` first",
+                self.files
             ));
         }
         Ok(rows)
     }
-}
 
-/// Whether two answers are the same. Two right ones are, a right and a wrong one are not; two wrong ones
-/// are compared in the form that the grader compares.
-fn agree(grader: &str, here: &Record, there: &Record) -> bool {
-    let same = || canonical(grader, &here.text) == canonical(grader, &there.text);
-    if here.right || there.right { here.right == there.right } else { same() }
-}
-
-fn canonical(grader: &str, text: &str) -> String {
-    let last_number = || NUMBER.as_ref()?.find_iter(text).last()?.as_str().replace(',', "").parse::<f64>().ok();
-    let found = match grader {
-        "number" | "last_number" => last_number().map(|number| number.to_string()),
-        "letter" => LETTER.as_ref().and_then(|letter| letter.find(text)).map(|found| found.as_str().to_owned()),
-        "json" => object(text),
-        _ => None,
-    };
-    found.unwrap_or_else(|| fold(text.trim().lines().next().unwrap_or_default()))
-}
-
-/// The object in a text, its values folded and its keys in order.
-fn object(text: &str) -> Option<String> {
-    let found: BTreeMap<String, Value> = serde_json::from_str(text.get(text.find('{')?..=text.rfind('}')?)?).ok()?;
-    let folded = |value: &Value| fold(value.as_str().map_or_else(|| value.to_string(), str::to_owned).as_str());
-    Some(found.iter().map(|(key, value)| format!("{key}={};", folded(value))).collect())
-}
-
-/// Lower case, single blanks, no punctuation but colons and hyphens.
-fn fold(text: &str) -> String {
-    let plain = |c: &char| c.is_alphanumeric() || c.is_whitespace() || "_:-".contains(*c);
-    let kept: String = text.to_lowercase().chars().filter(plain).collect();
-    kept.split_whitespace().collect::<Vec<_>>().join(" ")
+    /// How many rows the tasks have.
+    pub(crate) fn asked(&self) -> usize {
+        self.tasks.len()
+    }
 }
 
 /// The values of a JSONL file, gzipped or not; lines that are none of these are left out.
@@ -152,15 +140,22 @@ fn lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>, String> {
 }
 
 /// The tasks of this repository.
-pub(crate) fn default_tasks() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/tasks/tasks.jsonl.gz")
+pub(crate) fn default_tasks() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/tasks");
+    vec![folder.join("tasks.jsonl.gz"), folder.join("own.jsonl.gz")]
 }
 
-/// Where `make eval` keeps its records.
-pub(crate) fn default_records() -> Result<PathBuf, String> {
+/// The records given, else those that `make eval` keeps, as far as they are there.
+pub(crate) fn or_default(given: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+    if !given.is_empty() {
+        return Ok(given.to_vec());
+    }
     let env = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cache = || env("XDG_CACHE_HOME").or_else(|| env("HOME").map(|home| home.join(".cache")));
     let weir = env("WEIR_CACHE").or_else(|| cache().map(|cache| cache.join("weir")));
-    weir.map(|weir| weir.join("eval/answers.jsonl"))
-        .ok_or_else(|| "no cache folder is known: give --records FILE".to_owned())
+    let folder = weir.ok_or("no cache folder is known: give --records FILE")?.join("eval");
+    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
+        ["answers.jsonl", "own.jsonl"].iter().map(|name| folder.join(name)).partition(|path| path.is_file());
+    missing.iter().for_each(|path| eprintln!("{} is not there: its rows are missing", path.display()));
+    Ok(there)
 }

@@ -1,40 +1,65 @@
 //! `weir calibrate`: its flags, and what it prints and writes.
 //!
-//! Reads graded answers, makes a calibration of them, writes the file and prints what it is worth.
-//! Attempts at a certificate are counted in the file that stands at `--out`, so that each spends its
-//! share. Called by `main`.
+//! Reads graded answers, makes a calibration per slice, writes the files and prints what they are
+//! worth. Attempts at a certificate are counted in the files that stand there already, so that each
+//! spends its share. Called by `main`.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
+use flate2::read::MultiGzDecoder;
 
-use crate::confidence::Calibration;
 use crate::confidence::certify::{Promise, Risk};
-use crate::lab::calibrate::{Settings, Wanted, calibrate};
+use crate::confidence::{Basis, Calibration, Form};
+use crate::lab::calibrate::{Labels, Made, Settings, Slice, Sources, Tasks, Union, Upstream, Wanted, calibrate};
 use crate::lab::records::Records;
 
 /// Flags of `weir calibrate`.
 #[derive(Debug, Args)]
 pub struct Calibrate {
-    /// The graded answers of the slice: one JSON object per line with model, id, right, file,
-    /// logprobs and top_logprobs or margins.
+    /// The graded answers, may be gzip: one JSON object per line with model, id, right, file,
+    /// logprobs and top_logprobs or margins. Repeatable.
+    #[arg(long, value_name = "FILE", required = true)]
+    records: Vec<PathBuf>,
+    /// The questions, may be gzip: id, task, prompt or messages, perhaps group and grader.
+    /// Repeatable.
     #[arg(long, value_name = "FILE")]
-    records: PathBuf,
+    tasks: Vec<PathBuf>,
     /// The model whose answers count.
     #[arg(long, value_name = "NAME")]
     model: String,
-    /// What the kind of traffic is called.
+    /// The upstream, whose answers are in the records too: for regret, and for agreement with it.
     #[arg(long, value_name = "NAME")]
-    slice: String,
-    /// What a policy will call the calibration [default: the slice's name].
+    upstream: Option<String>,
+    /// What the kind of traffic is called, perhaps with the tasks that belong to it. Repeatable.
+    #[arg(long, value_name = "NAME[=TASK,TASK]", required = true)]
+    slice: Vec<String>,
+    /// The tasks that belong to a slice named without any.
+    #[arg(long, value_name = "TASKS", value_delimiter = ',')]
+    task: Vec<String>,
+    /// What a policy will call the calibration [default: the slice's name]; for one slice only.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// The score: logistic, platt:FEATURE, isotonic:FEATURE, or a FEATURE as it is.
     #[arg(long, value_name = "SCORE", default_value = "logistic")]
     score: Wanted,
+    /// What labels are: known answers, whether the upstream says the same, or a judge's verdicts.
+    #[arg(long, value_name = "BASIS", default_value = "gold")]
+    basis: WantedBasis,
+    /// Who judged.
+    #[arg(long, value_name = "NAME")]
+    grader: Option<String>,
+    /// How answers are compared with the upstream's: exact, line, number, letter, json, text or auto
+    /// [default: as the task's grader does, else auto].
+    #[arg(long, value_name = "FORM", value_parser = form)]
+    form: Option<Form>,
+    /// Of the labels not used for the fit, the share whose known answer bounds how often both are
+    /// wrong together (upstream-agreement only).
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    gold_share: f64,
     /// The max_tokens the answers were made with; none if not given.
     #[arg(long, value_name = "N")]
     max_tokens: Option<u64>,
@@ -50,18 +75,34 @@ pub struct Calibrate {
     /// The risk.
     #[arg(long, value_name = "RISK", default_value = "selective")]
     risk: WantedRisk,
-    /// The file to write; one that stands there says how many attempts were made before.
+    /// Delta is the chance that any slice's certificate does not hold, not that of each (Holm).
+    #[arg(long)]
+    simultaneous: bool,
+    /// The share of each slice in the traffic: bounds the risk of the whole by a test of its own.
+    #[arg(long, value_name = "NAME=SHARE,…", value_delimiter = ',')]
+    mix: Vec<String>,
+    /// The file to write, or with several slices the folder; files that stand there say how many
+    /// attempts were made before.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
-/// The risks that one model's answers can prove.
+/// The risks.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum WantedRisk {
     /// P(wrong | kept).
     Selective,
+    /// P(kept, wrong here, and right upstream).
+    Regret,
     /// P(kept and wrong).
     Joint,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WantedBasis {
+    Gold,
+    UpstreamAgreement,
+    Judge,
 }
 
 impl Calibrate {
@@ -69,46 +110,152 @@ impl Calibrate {
     ///
     /// # Errors
     ///
-    /// A file that cannot be read or written, or answers of which no calibration can be made.
+    /// A file that cannot be read or written, flags that do not fit together, or a slice of which no
+    /// calibration or no certificate can be made; what the others came to is written all the same.
     #[expect(clippy::print_stdout, reason = "the command's output")]
     pub fn run(&self) -> Result<(), String> {
-        let file = self.records.display();
-        let text = fs::read_to_string(&self.records).map_err(|error| format!("{file}: cannot read: {error}"))?;
-        let records = Records::parse(&text, &self.model).map_err(|why| format!("{file}: {why}"))?;
-        let made = calibrate(&records, &self.settings()?).map_err(|why| format!("{file}: {why}"))?;
-        let out = self.out.display();
-        fs::write(&self.out, made.calibration.render()?).map_err(|error| format!("{out}: cannot write: {error}"))?;
-        print!("{}", told(&made.calibration, &records));
-        made.refusal.map_or(Ok(()), |why| Err(format!("{file}: no certificate: {why}")))
+        let (settings, slices) = (self.settings()?, self.slices()?);
+        let mut problems = Vec::new();
+        let (made, union) = calibrate(&self.sources()?, &slices, &settings);
+        for (slice, made) in slices.iter().zip(made) {
+            let title = if slices.len() > 1 { format!("{}: ", slice.name) } else { String::new() };
+            match made {
+                Ok(made) => {
+                    write(&self.file(&slice.name), &made.calibration.render()?)?;
+                    print!("{}", told(&title, &made));
+                    problems.extend(made.refusal.map(|why| format!("slice \"{}\": no certificate: {why}", slice.name)));
+                }
+                Err(why) => problems.push(format!("slice \"{}\": {why}", slice.name)),
+            }
+        }
+        if let Some(union) = union {
+            let json = serde_json::to_string_pretty(&union).map_err(|error| error.to_string())?;
+            write(&self.out.join("union.json"), &(json + "\n"))?;
+            print!("{}", told_of_the_whole(&union));
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
+    }
+
+    fn sources(&self) -> Result<Sources, String> {
+        let text = self.records.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?.join("\n");
+        let named = |why| format!("{}: {why}", self.records[0].display());
+        let mut tasks = Tasks::default();
+        for file in &self.tasks {
+            tasks.read(&read(file)?).map_err(|why| format!("{}: {why}", file.display()))?;
+        }
+        let upstream = self.upstream.as_ref().map(|name| Upstream::parse(&text, name)).transpose().map_err(named)?;
+        Ok(Sources {
+            records: Records::parse(&text, &self.model).map_err(named)?,
+            tasks,
+            upstream: upstream.unwrap_or_default(),
+        })
     }
 
     fn settings(&self) -> Result<Settings, String> {
         let risk = match self.risk {
             WantedRisk::Selective => Risk::Selective,
+            WantedRisk::Regret => Risk::Regret,
             WantedRisk::Joint => Risk::Joint,
         };
-        let promise = self.alpha.map(|alpha| Promise::check(risk, alpha, self.delta)).transpose()?;
+        if matches!(self.risk, WantedRisk::Regret) && self.upstream.is_none() {
+            return Err("--risk regret compares with an upstream: name it with --upstream".to_owned());
+        }
         Ok(Settings {
-            name: self.name.clone().unwrap_or_else(|| self.slice.clone()),
             model: self.model.clone(),
-            slice: self.slice.clone(),
             score: self.score,
+            labels: self.labels()?,
             max_tokens: self.max_tokens,
             date: self.date.clone().unwrap_or_else(today),
-            promise,
-            attempts: self.attempts()?,
+            promise: self.alpha.map(|alpha| Promise::check(risk, alpha, self.delta)).transpose()?,
+            together: self.simultaneous,
+            mix: self.mix()?,
         })
     }
 
-    /// The attempts that the file at `--out` counts; none where there is no file.
-    fn attempts(&self) -> Result<u32, String> {
-        let out = self.out.display();
-        let earlier = match fs::read(&self.out) {
+    fn labels(&self) -> Result<Labels, String> {
+        if self.basis != WantedBasis::UpstreamAgreement && self.gold_share != 0.0 {
+            return Err("--gold-share belongs to --basis upstream-agreement".to_owned());
+        }
+        if !(0.0..1.0).contains(&self.gold_share) {
+            return Err(format!("--gold-share {} is not between 0 and 1", self.gold_share));
+        }
+        match self.basis {
+            WantedBasis::Gold => Ok(Labels::Gold),
+            WantedBasis::Judge => {
+                self.grader.clone().map(Labels::Judge).ok_or_else(|| "--basis judge: say who, with --grader".to_owned())
+            }
+            WantedBasis::UpstreamAgreement => {
+                let upstream = self.upstream.clone();
+                let upstream =
+                    upstream.ok_or("--basis upstream-agreement: say with whom, with --upstream".to_owned())?;
+                Ok(Labels::Agreement { upstream, form: self.form, gold_share: self.gold_share })
+            }
+        }
+    }
+
+    /// `NAME=SHARE` each, of declared slices, in all 1.
+    fn mix(&self) -> Result<Vec<(String, f64)>, String> {
+        let part = |text: &String| {
+            let (name, share) = text.split_once('=')?;
+            let share: f64 = share.parse().ok()?;
+            (share > 0.0 && self.names().any(|slice| slice == name)).then(|| (name.to_owned(), share))
+        };
+        let parts = self.mix.iter().map(|text| {
+            part(text).ok_or_else(|| format!("--mix: \"{text}\" is not the name of a slice, \"=\" and a share above 0"))
+        });
+        let mix = parts.collect::<Result<Vec<_>, _>>()?;
+        let sum: f64 = mix.iter().map(|(_, share)| share).sum();
+        let (wanted, has_promise) = (!mix.is_empty(), self.alpha.is_some());
+        match () {
+            () if wanted && (sum - 1.0).abs() > 1e-6 => Err(format!("--mix: the shares sum to {sum}, not to 1")),
+            () if wanted && !(has_promise && self.slice.len() > 1) => {
+                Err("--mix needs --alpha and several slices".to_owned())
+            }
+            () => Ok(mix),
+        }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.slice.iter().map(|text| text.split_once('=').map_or(text.as_str(), |(name, _)| name))
+    }
+
+    fn slices(&self) -> Result<Vec<Slice>, String> {
+        if self.slice.len() > 1 && self.name.is_some() {
+            return Err("--name is for one slice; several are called as their slices".to_owned());
+        }
+        let slice = |(place, name): (usize, &str)| {
+            if self.names().take(place).any(|earlier| earlier == name) {
+                return Err(format!("--slice: \"{name}\" is named twice"));
+            }
+            let named =
+                self.slice[place].split_once('=').map(|(_, tasks)| tasks.split(',').map(str::to_owned).collect());
+            Ok(Slice {
+                name: name.to_owned(),
+                calibration: self.name.clone().unwrap_or_else(|| name.to_owned()),
+                tasks: named.unwrap_or_else(|| self.task.clone()),
+                attempts: self.attempts(name)?,
+            })
+        };
+        self.names().enumerate().map(slice).collect()
+    }
+
+    /// Where the calibration of a slice goes.
+    fn file(&self, slice: &str) -> PathBuf {
+        let plain: String =
+            slice.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+        if self.slice.len() > 1 { self.out.join(plain + ".json") } else { self.out.clone() }
+    }
+
+    /// The attempts that the slice's file counts; none where there is no file.
+    fn attempts(&self, slice: &str) -> Result<u32, String> {
+        let file = self.file(slice);
+        let out = file.display();
+        let earlier = match fs::read(&file) {
             Ok(bytes) => Calibration::parse(&bytes).map_err(|why| format!("{out}: not a calibration: {why}"))?,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(format!("{out}: cannot read: {error}")),
         };
-        if earlier.slice != self.slice || earlier.model != self.model {
+        if earlier.slice != slice || earlier.model != self.model {
             let (slice, model) = (earlier.slice, earlier.model);
             return Err(format!("{out}: stands there for slice \"{slice}\" of {model}; name another file"));
         }
@@ -116,27 +263,57 @@ impl Calibrate {
     }
 }
 
+fn form(name: &str) -> Result<Form, String> {
+    let known = Form::ALL.map(Form::name).join(", ");
+    Form::parse(name).ok_or_else(|| format!("unknown form \"{name}\"; known: {known}"))
+}
+
+/// The text of a file that may be gzip.
+fn read(file: &Path) -> Result<String, String> {
+    let cannot = |error: std::io::Error| format!("{}: cannot read: {error}", file.display());
+    let bytes = fs::read(file).map_err(cannot)?;
+    let mut text = String::new();
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        MultiGzDecoder::new(bytes.as_slice()).read_to_string(&mut text).map_err(cannot)?;
+    } else {
+        bytes.as_slice().read_to_string(&mut text).map_err(cannot)?;
+    }
+    Ok(text)
+}
+
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(file, text));
+    written.map_err(|error| format!("{}: cannot write: {error}", file.display()))
+}
+
 fn today() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string().chars().take(10).collect()
 }
 
-fn told(calibration: &Calibration, records: &Records) -> String {
+fn told(title: &str, made: &Made) -> String {
+    let calibration = &made.calibration;
     let quality = &calibration.quality;
     let measure = |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(", {name} {value:.3}"));
     let fitted = format!(
-        "{} answers ({} left out): fitted on {}, measured on {}: auroc {:.3}{}{}\n",
-        records.answers.len(),
-        records.left_out,
+        "{title}fitted on {} answers, measured on {} ({} without a label): auroc {:.3}{}{}\n",
         calibration.fitted_rows,
         quality.rows,
+        made.left_out,
         quality.auroc,
         measure("ece", quality.ece),
         measure("brier", quality.brier)
     );
+    let (rate, lost) = match (calibration.basis, &calibration.grader) {
+        (Basis::Gold, _) | (_, None) => ("risk".to_owned(), "wrong"),
+        (_, Some(grader)) => (format!("disagreement with {grader}"), "disagreeing"),
+    };
     let certified = calibration.certificates.iter().map(|certificate| {
         format!(
-            "certified, attempt {}: risk at most {} with probability {}: keep at {} and above, {} of {} answers, {} wrong\n",
+            "{title}certified, attempt {}: {} {rate} at most {} with probability {}: keep at {} and above, {} of {} \
+             answers, {} {lost}\n",
             certificate.attempt,
+            certificate.kind.name(),
             certificate.alpha,
             1.0 - certificate.delta,
             certificate.threshold,
@@ -145,5 +322,28 @@ fn told(calibration: &Calibration, records: &Records) -> String {
             certificate.wrong
         )
     });
-    fitted + &certified.collect::<String>()
+    let error = made.error.map(|error| {
+        format!(
+            "{title}error at most {:.3} with probability {}: {} of {} answers that agree are wrong all the same\n",
+            error.bound.at_most,
+            1.0 - error.bound.delta,
+            error.wrong,
+            error.agreed
+        )
+    });
+    fitted + &certified.collect::<String>() + &error.unwrap_or_default()
+}
+
+fn told_of_the_whole(union: &Union) -> String {
+    let mix: Vec<String> = union.mix.iter().map(|(name, share)| format!("{share} {name}")).collect();
+    format!(
+        "all slices, traffic of {}: {} risk at most {:.3} with probability {}: {} of {} answers kept, {} losses\n",
+        mix.join(", "),
+        union.risk.name(),
+        union.at_most,
+        1.0 - union.delta,
+        union.kept,
+        union.rows,
+        union.wrong
+    )
 }

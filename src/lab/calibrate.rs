@@ -1,51 +1,122 @@
-//! From graded answers to a calibration file.
+//! From graded answers to calibration files, one per slice.
 //!
-//! The answers are split by their ids: a score is fitted on one side, and so is the grid of
-//! thresholds; the other side, unseen until then, measures and certifies. Promises: the same
-//! answers and settings give the same file; too few answers are refused with how many more are
+//! The answers of a slice are split by their questions: a score is fitted on one side, and so is the grid of
+//! thresholds; the other side, unseen until then, measures and certifies. What an error bound from
+//! agreement or a figure for all slices needs is kept back from both. Promises: the same
+//! answers and settings give the same files; too few answers are refused with how many more are
 //! needed, before a label of the other side is looked at and an attempt spent. Called by
 //! `weir calibrate`.
 
+mod labels;
 #[cfg(test)]
 mod tests;
+mod union;
 
 use std::str::FromStr;
 
 use super::records::Records;
-use crate::confidence::certify::{Grid, Plan, Promise, Refusal, Row};
-use crate::confidence::{
-    Basis, Calibration, Certificate, Feature, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Score, Split,
-    Transform,
+use crate::confidence::certify::{
+    Certified, ErrorBound, Grid, Plan, Promise, Refusal, Row, certify_together, error_from_disagreement,
 };
+use crate::confidence::{
+    Basis, Calibration, Certificate, Feature, Form, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Risk, Score,
+    Split, Transform,
+};
+
+use labels::{Labelled, label};
+pub use labels::{Sources, Tasks, Upstream};
+use union::Member;
+pub use union::Union;
 
 /// What is to be made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// What a policy calls it.
-    pub name: String,
     /// The model whose answers they are.
     pub model: String,
-    /// The kind of traffic they came from.
-    pub slice: String,
     /// Which kind of score.
     pub score: Wanted,
+    /// Where labels come from.
+    pub labels: Labels,
     /// The most tokens an answer could have; `None`: no limit was set.
     pub max_tokens: Option<u64>,
-    /// The date the file shall bear.
+    /// The date the files shall bear.
     pub date: String,
     /// What is to be certified; `None`: nothing.
     pub promise: Option<Promise>,
-    /// The attempts at a certificate made on this slice before, each on its own labels.
+    /// Whether delta is the chance that any slice's certificate is broken, not that of each.
+    pub together: bool,
+    /// The share of each slice in the traffic, for a figure of the whole; empty: none is wanted.
+    pub mix: Vec<(String, f64)>,
+}
+
+/// A slice to be calibrated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slice {
+    /// The kind of traffic.
+    pub name: String,
+    /// What a policy calls its calibration.
+    pub calibration: String,
+    /// The tasks that belong to it; empty: all.
+    pub tasks: Vec<String>,
+    /// The attempts at a certificate made on it before, each on its own labels.
     pub attempts: u32,
 }
 
-/// What came of it.
+/// Where labels come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Labels {
+    /// Known answers.
+    Gold,
+    /// The verdicts of this judge.
+    Judge(String),
+    /// Whether an upstream said the same.
+    Agreement {
+        /// Who.
+        upstream: String,
+        /// How answers are compared; `None`: as each task's grader does.
+        form: Option<Form>,
+        /// Of the labels not used for the fit, the share whose known answer bounds how often
+        /// both are wrong together; 0: none.
+        gold_share: f64,
+    },
+}
+
+impl Labels {
+    fn basis(&self) -> (Basis, Option<String>) {
+        match self {
+            Labels::Gold => (Basis::Gold, None),
+            Labels::Judge(name) => (Basis::Judge, Some(name.clone())),
+            Labels::Agreement { upstream, .. } => (Basis::UpstreamAgreement, Some(upstream.clone())),
+        }
+    }
+
+    fn gold_share(&self) -> f64 {
+        if let Labels::Agreement { gold_share, .. } = self { *gold_share } else { 0.0 }
+    }
+}
+
+/// What came of a slice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Made {
     /// The calibration; it has a certificate if one was wanted and not refused.
     pub calibration: Calibration,
     /// Why the certificate was refused. The attempt is spent: the file must be kept.
     pub refusal: Option<Refusal>,
+    /// What the error rate is at most, where disagreement was certified and known answers were kept back.
+    pub error: Option<AgreedError>,
+    /// Answers of the slice without a label.
+    pub left_out: usize,
+}
+
+/// An error rate from certified disagreement and known answers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AgreedError {
+    /// Answers kept that agree with the upstream and whose known answer was looked at.
+    pub agreed: usize,
+    /// Those of them that are wrong all the same.
+    pub wrong: usize,
+    /// P(wrong | kept).
+    pub bound: ErrorBound,
 }
 
 /// A kind of score, as the command line names it.
@@ -76,70 +147,189 @@ impl FromStr for Wanted {
     }
 }
 
-/// The share of ids whose answers are for the fit.
+/// The share of questions whose answers are for the fit.
 const FIT_SHARE: f64 = 0.5;
+
+/// The share of the other side that is kept back for a figure of the whole.
+const UNION_SHARE: f64 = 0.25;
 
 /// The thresholds that may be certified.
 const GRID_POINTS: usize = 30;
 
-/// Makes a calibration, with a certificate if one is wanted and can be had.
+/// Makes a calibration per slice, with a certificate if one is wanted and can be had, and the figure
+/// for the whole if a mix is given and any slice is certified. One result per slice, in their order.
 ///
 /// # Errors
-/// Too few answers for the fit, the measures or the certificate, or answers that teach nothing;
-/// what is missing. Nothing is spent.
-pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String> {
-    let (fit_side, other_side) = sides(records);
-    let score = fit(&fit_side, records, settings.score)?;
-    let (fit_rows, rows) = (scored(&score, &fit_side), scored(&score, &other_side));
-    let certified = settings.promise.map(|promise| certify(promise, settings.attempts + 1, &fit_rows, &rows));
-    let (certificates, refusal) = match certified {
-        None => (Vec::new(), None),
-        Some(Ok(certificate)) => (vec![certificate], None),
-        Some(Err(refusal @ Refusal::TooRisky { .. })) => (Vec::new(), Some(refusal)),
-        Some(Err(refusal)) => return Err(format!("{refusal} among those not used for the fit, half of all")),
-    };
-    let quality = Quality::of(&rows, score.is_probability()).ok_or_else(|| {
-        format!("the {} answers kept for measuring are all right or all wrong; grade more", rows.len())
-    })?;
-    let calibration = Calibration {
-        version: Calibration::VERSION,
-        name: settings.name.clone(),
-        model: settings.model.clone(),
-        model_sha256: records.model_sha256.clone(),
-        slice: settings.slice.clone(),
-        basis: Basis::Gold,
-        grader: None,
-        score,
-        key: Key {
+/// Of a slice: too few answers for the fit, the measures or the certificate, or answers that teach
+/// nothing; what is missing. Nothing is spent on it.
+pub fn calibrate(
+    sources: &Sources,
+    slices: &[Slice],
+    settings: &Settings,
+) -> (Vec<Result<Made, String>>, Option<Union>) {
+    let prepared: Vec<Result<Prepared, String>> =
+        slices.iter().map(|slice| Prepared::of(sources, slice, settings)).collect();
+    let certified = certify(&prepared, slices, settings);
+    let made: Vec<Result<Made, String>> = prepared
+        .iter()
+        .zip(slices.iter().zip(certified))
+        .map(|(prepared, (slice, certified))| {
+            let prepared = prepared.as_ref().map_err(Clone::clone)?;
+            prepared.conclude(certified, &sources.records, slice, settings)
+        })
+        .collect();
+    let union = union(&prepared, &made, slices, settings);
+    (made, union)
+}
+
+/// A slice before a label of its other side is looked at.
+struct Prepared {
+    score: Score,
+    fitted: usize,
+    /// For the certificate.
+    rows: Vec<Labelled>,
+    /// For the figure of the whole.
+    kept_back: Vec<Labelled>,
+    /// For the error rate of what agrees.
+    gold: Vec<Labelled>,
+    left_out: usize,
+    plan: Option<Plan>,
+}
+
+impl Prepared {
+    fn of(sources: &Sources, slice: &Slice, settings: &Settings) -> Result<Prepared, String> {
+        let (labelled, left_out) = label(sources, slice, settings)?;
+        let (fit_side, other) = split(labelled, "", FIT_SHARE);
+        let (gold, other) = split(other, "gold ", settings.labels.gold_share());
+        let (kept_back, rows) = split(other, "whole ", if settings.mix.is_empty() { 0.0 } else { UNION_SHARE });
+        let graded: Vec<Graded> = fit_side.iter().map(|row| row.graded).collect();
+        let score = fit(&graded, &sources.records, settings.score)?;
+        let seen: Vec<f64> = fit_side.iter().map(|row| value(&score, row)).collect();
+        let plan = settings
+            .certificate_promise()
+            .map(|promise| Plan::new(promise.at_attempt(settings.attempt(slice)), Grid::of_scores(&seen, GRID_POINTS)));
+        Ok(Prepared { score, fitted: fit_side.len(), rows, kept_back, gold, left_out, plan })
+    }
+
+    fn losses(&self, rows: &[Labelled]) -> Vec<Row> {
+        rows.iter().map(|row| Row { score: value(&self.score, row), loss: row.loss }).collect()
+    }
+
+    fn conclude(
+        &self,
+        certified: Option<Result<Certified, Refusal>>,
+        records: &Records,
+        slice: &Slice,
+        settings: &Settings,
+    ) -> Result<Made, String> {
+        let (certified, refusal) = match certified {
+            None => (None, None),
+            Some(Ok(certified)) => (Some(certified), None),
+            Some(Err(refusal @ Refusal::TooRisky { .. })) => (None, Some(refusal)),
+            Some(Err(refusal)) => return Err(self.missing(refusal)),
+        };
+        let measured: Vec<(f64, bool)> =
+            self.rows.iter().map(|row| (value(&self.score, row), row.graded.right)).collect();
+        let quality = Quality::of(&measured, self.score.is_probability()).ok_or_else(|| {
+            format!("the {} answers kept for measuring are all right or all wrong; grade more", measured.len())
+        })?;
+        let certificate = certified.as_ref().zip(settings.certificate_promise());
+        let attempt = settings.attempt(slice);
+        let certificates = certificate.map(|(certified, promise)| certificate_of(certified, promise, attempt));
+        let (basis, grader) = settings.labels.basis();
+        let calibration = Calibration {
+            version: Calibration::VERSION,
+            name: slice.calibration.clone(),
+            model: settings.model.clone(),
+            model_sha256: records.model_sha256.clone(),
+            slice: slice.name.clone(),
+            basis,
+            grader,
+            score: self.score.clone(),
+            key: settings.key(),
+            fitted_rows: self.fitted as u64,
+            quality,
+            date: settings.date.clone(),
+            attempts: slice.attempts + u32::from(settings.promise.is_some()),
+            certificates: certificates.into_iter().collect(),
+        };
+        let error = certificate.and_then(|(certified, promise)| self.error(certified.threshold, promise, attempt));
+        calibration.render().map(|_| Made { calibration, refusal, error, left_out: self.left_out })
+    }
+
+    /// The refusal with how many answers of the slice are missing, all sides together.
+    fn missing(&self, refusal: Refusal) -> String {
+        let Refusal::TooFew { have, need } = refusal else { return refusal.to_string() };
+        let all = self.fitted + self.rows.len() + self.kept_back.len() + self.gold.len();
+        let more = ((need - have) * all).div_ceil(have.max(1));
+        format!(
+            "{have} labels, of {all} graded answers, are left for the certificate: they are too few to certify \
+             anything, whatever they say; about {more} more graded answers are needed"
+        )
+    }
+
+    /// P(wrong | kept) from the known answers of kept ones that agree; `None` where none were kept back.
+    /// The promise is about disagreement and has half of delta; this spends the other half.
+    fn error(&self, threshold: f64, promise: Promise, attempt: u32) -> Option<AgreedError> {
+        if promise.risk() != Risk::Selective || self.gold.is_empty() {
+            return None;
+        }
+        let agreed = self.gold.iter().filter(|row| row.graded.right && value(&self.score, row) >= threshold);
+        let known: Vec<bool> = agreed.filter_map(|row| row.gold).collect();
+        let wrong = known.iter().filter(|right| !**right).count();
+        let bound = error_from_disagreement(&promise, wrong, known.len(), promise.at_attempt(attempt).delta());
+        Some(AgreedError { agreed: known.len(), wrong, bound })
+    }
+}
+
+impl Settings {
+    /// The promise that the certificate keeps: with half of delta where the other half goes into the
+    /// error rate of what agrees.
+    fn certificate_promise(&self) -> Option<Promise> {
+        let promise = self.promise?;
+        let delta = if self.labels.gold_share() > 0.0 { promise.delta() / 2.0 } else { promise.delta() };
+        Promise::check(promise.risk(), promise.alpha(), delta).ok()
+    }
+
+    fn attempt(&self, slice: &Slice) -> u32 {
+        slice.attempts + 1
+    }
+
+    fn key(&self) -> Key {
+        Key {
             template: None,
             sampler: Key::GREEDY.to_owned(),
             constraint: None,
-            max_tokens: settings.max_tokens.map(Key::bucket),
+            max_tokens: self.max_tokens.map(Key::bucket),
             hold_back: None,
-        },
-        fitted_rows: fit_side.len() as u64,
-        quality,
-        date: settings.date.clone(),
-        attempts: settings.attempts + u32::from(settings.promise.is_some()),
-        certificates,
-    };
-    calibration.render().map(|_| Made { calibration, refusal })
+        }
+    }
 }
 
-/// The boldest threshold of a grid, made of the scores that the fit saw, for which the other side's
-/// labels prove the promise at the share of delta that this attempt may spend.
+/// What the labels prove of each slice, each by itself or all of them together; `None` where nothing is
+/// to be certified or the slice could not be prepared.
 fn certify(
-    promise: Promise,
-    attempt: u32,
-    fit_rows: &[(f64, bool)],
-    rows: &[(f64, bool)],
-) -> Result<Certificate, Refusal> {
-    let seen: Vec<f64> = fit_rows.iter().map(|row| row.0).collect();
-    let plan = Plan::new(promise.at_attempt(attempt), Grid::of_scores(&seen, GRID_POINTS));
-    let labelled: Vec<Row> =
-        rows.iter().map(|&(score, right)| Row { score, loss: f64::from(u8::from(!right)) }).collect();
-    let certified = plan.certify(&labelled)?;
-    Ok(Certificate {
+    prepared: &[Result<Prepared, String>],
+    slices: &[Slice],
+    settings: &Settings,
+) -> Vec<Option<Result<Certified, Refusal>>> {
+    let rows: Vec<Vec<Row>> =
+        prepared.iter().map(|one| one.as_ref().map_or_else(|_| Vec::new(), |one| one.losses(&one.rows))).collect();
+    let plans: Vec<Option<&Plan>> = prepared.iter().map(|one| one.as_ref().ok()?.plan.as_ref()).collect();
+    if !settings.together {
+        return plans.iter().zip(&rows).map(|(plan, rows)| plan.map(|plan| plan.certify(rows))).collect();
+    }
+    // A slice that could not be prepared keeps its share of delta: it was declared.
+    let nothing = settings.certificate_promise().map(|promise| Plan::new(promise, Grid::from(Vec::new())));
+    let Some(nothing) = nothing else { return slices.iter().map(|_| None).collect() };
+    let declared: Vec<(&Plan, &[Row])> =
+        plans.iter().zip(&rows).map(|(plan, rows)| (plan.unwrap_or(&nothing), rows.as_slice())).collect();
+    let results = certify_together(&declared);
+    plans.iter().zip(results).map(|(plan, result)| plan.map(|_| result)).collect()
+}
+
+fn certificate_of(certified: &Certified, promise: Promise, attempt: u32) -> Certificate {
+    Certificate {
         kind: promise.risk(),
         alpha: promise.alpha(),
         delta: promise.delta(),
@@ -148,15 +338,42 @@ fn certify(
         kept: certified.kept as u64,
         wrong: certified.losses as u64,
         attempt,
-    })
+    }
 }
 
-/// The answers for the fit, and the others.
-fn sides(records: &Records) -> (Vec<Graded>, Vec<Graded>) {
-    let is_for_fit = |(id, _): &(&String, &Graded)| Split::of(id, FIT_SHARE) == Split::Fit;
-    let (fit, other): (Vec<_>, Vec<_>) = records.answers.iter().partition(is_for_fit);
-    let graded = |side: Vec<(&String, &Graded)>| side.into_iter().map(|(_, graded)| *graded).collect();
-    (graded(fit), graded(other))
+/// The figure for the whole; `None` where no mix is given or nothing is certified.
+fn union(
+    prepared: &[Result<Prepared, String>],
+    made: &[Result<Made, String>],
+    slices: &[Slice],
+    settings: &Settings,
+) -> Option<Union> {
+    let promise = settings.promise?;
+    let of = |name: &String| slices.iter().position(|slice| slice.name == *name);
+    let places: Vec<usize> = settings.mix.iter().map(|(name, _)| of(name)).collect::<Option<_>>()?;
+    let losses =
+        |place: &usize| prepared[*place].as_ref().map_or_else(|_| Vec::new(), |one| one.losses(&one.kept_back));
+    let rows: Vec<Vec<Row>> = places.iter().map(losses).collect();
+    let members: Vec<Member<'_>> = settings
+        .mix
+        .iter()
+        .zip(places.iter().zip(&rows))
+        .map(|((name, share), (place, rows))| {
+            let certificate = made[*place].as_ref().ok().and_then(|made| made.calibration.certificates.first());
+            Member { name, share: *share, certificate, rows }
+        })
+        .collect();
+    let attempt = places.iter().map(|place| settings.attempt(&slices[*place])).max()?;
+    members.iter().any(|member| member.certificate.is_some()).then(|| Union::test(&members, promise, attempt))
+}
+
+/// The rows whose group falls on this share, by a hash of its own for each purpose, and the others.
+fn split(rows: Vec<Labelled>, purpose: &str, share: f64) -> (Vec<Labelled>, Vec<Labelled>) {
+    rows.into_iter().partition(|row| Split::of(&format!("{purpose}{}", row.group), share) == Split::Fit)
+}
+
+fn value(score: &Score, row: &Labelled) -> f64 {
+    score.value(|feature| row.graded.features.get(feature))
 }
 
 fn fit(rows: &[Graded], records: &Records, wanted: Wanted) -> Result<Score, String> {
@@ -179,8 +396,4 @@ fn fit(rows: &[Graded], records: &Records, wanted: Wanted) -> Result<Score, Stri
             Logistic::fit(rows, &features).map(Score::Logistic)
         }
     }
-}
-
-fn scored(score: &Score, rows: &[Graded]) -> Vec<(f64, bool)> {
-    rows.iter().map(|row| (score.value(|feature| row.features.get(feature)), row.right)).collect()
 }

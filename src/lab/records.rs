@@ -2,7 +2,8 @@
 //!
 //! Keys: `model`, `id`, `right`, `file` (the SHA-256 of the model's file), `logprobs` per token,
 //! and `margins`, or `top_logprobs` per token from which they follow; where there are `entropies`
-//! per token and `finish` (`stop`: ended by itself), features of them too. Promises: one answer per
+//! per token and `finish` (`stop`: ended by itself), features of them too; `text` and `task`, where
+//! answers are compared or picked by them. Promises: one answer per
 //! id, the last; constrained answers (`form`) and answers without tokens are left out and counted;
 //! a line cut off at the end of the file is ignored, any other bad line is named.
 
@@ -20,17 +21,33 @@ pub struct Records {
     pub model_sha256: String,
     /// Answers by id.
     pub answers: BTreeMap<String, Graded>,
+    /// What else is known of the same answers.
+    pub about: BTreeMap<String, About>,
     /// The features that all answers have.
     pub known: Vec<Feature>,
     /// Answers left out: constrained, or without tokens.
     pub left_out: usize,
 }
 
+/// What the record of an answer says besides its tokens.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct About {
+    /// Whether somebody graded it; else [`Graded::right`] means nothing.
+    pub is_graded: bool,
+    /// The answer.
+    pub text: Option<String>,
+    /// The kind of question.
+    pub task: Option<String>,
+}
+
 #[derive(Debug, Deserialize)]
 struct Record {
     model: String,
     id: String,
-    right: bool,
+    right: Option<bool>,
+    text: Option<String>,
+    task: Option<String>,
+    #[serde(default)]
     file: String,
     form: Option<String>,
     finish: Option<String>,
@@ -69,19 +86,23 @@ impl Records {
             return Err(format!("no answer of \"{model}\" with log-probabilities is there"));
         };
         let file = first.file.clone();
+        if file.is_empty() {
+            return Err(format!("answers of \"{model}\" do not name the file of the model (\"file\": its SHA-256)"));
+        }
         if let Some((place, other)) = found.values().find(|(_, record)| record.file != file) {
             let other = &other.file;
             return Err(format!(
                 "line {place}: an answer of model file {other} among those of {file}; give them apart"
             ));
         }
+        let about = found.iter().map(|(id, (_, record))| (id.clone(), record.about())).collect();
         let known = known(found.values().map(|(_, record)| record));
         let grade = |(id, (place, record)): (String, (usize, Record))| match record.grade() {
             Ok(graded) => Ok((id, graded)),
             Err(why) => Err(format!("line {place}: {why}")),
         };
         let answers: Result<BTreeMap<String, Graded>, String> = found.into_iter().map(grade).collect();
-        Ok(Records { model_sha256: file, answers: answers?, known, left_out })
+        Ok(Records { model_sha256: file, answers: answers?, about, known, left_out })
     }
 }
 
@@ -98,6 +119,10 @@ fn known<'r>(records: impl Iterator<Item = &'r Record> + Clone) -> Vec<Feature> 
 }
 
 impl Record {
+    fn about(&self) -> About {
+        About { is_graded: self.right.is_some(), text: self.text.clone(), task: self.task.clone() }
+    }
+
     fn grade(self) -> Result<Graded, String> {
         let tokens = self.logprobs.len();
         let margins = match (self.margins, &self.top_logprobs) {
@@ -115,7 +140,7 @@ impl Record {
         let ended = self.finish.as_deref() == Some("stop");
         let trace = Trace { logprobs: self.logprobs, margins, entropies, ended };
         let features = Running::of(&trace).features().ok_or("no token")?;
-        Ok(Graded { features, right: self.right })
+        Ok(Graded { features, right: self.right.unwrap_or(false) })
     }
 }
 

@@ -74,13 +74,22 @@ impl Scorer {
     /// Fits prompts and their gaps (quality upstream − quality here, in the log's unit). Without
     /// examples it predicts 0 for everything.
     pub fn train<'a>(examples: impl IntoIterator<Item = (&'a str, f64)>) -> Scorer {
+        Scorer::train_at(PENALTY, examples)
+    }
+
+    /// As [`Scorer::train`], with this penalty in place of the usual one: for measuring what it does.
+    pub fn train_at<'a>(penalty: f64, examples: impl IntoIterator<Item = (&'a str, f64)>) -> Scorer {
         let (texts, gaps): (Vec<Text>, Vec<f64>) =
             examples.into_iter().map(|(prompt, gap)| (Text::read(prompt), gap)).unzip();
-        Scorer::fit(&texts.iter().collect::<Vec<_>>(), &gaps, Sight::WordsAndShape)
+        Scorer::fit_at(&texts.iter().collect::<Vec<_>>(), &gaps, Sight::WordsAndShape, penalty)
     }
 
     /// As [`Scorer::train`], from texts already read.
     pub(super) fn fit(texts: &[&Text], gaps: &[f64], sight: Sight) -> Scorer {
+        Scorer::fit_at(texts, gaps, sight, PENALTY)
+    }
+
+    fn fit_at(texts: &[&Text], gaps: &[f64], sight: Sight, penalty: f64) -> Scorer {
         let idf = Weights::learn(texts, LEAST_TEXTS);
         let mut shapes: [Shape; SHAPES] =
             std::array::from_fn(|at| Shape::learn(texts.iter().map(|text| text.shape[at])));
@@ -91,7 +100,7 @@ impl Scorer {
                 row.extend(columns.map(|(column, (shape, value))| (column, shape.standard(value))));
             }
         }
-        let (weights, constant) = ridge::solve(&rows, gaps, BUCKETS + SHAPES, PENALTY);
+        let (weights, constant) = ridge::solve(&rows, gaps, BUCKETS + SHAPES, penalty);
         let (words, shape) = weights.split_at(BUCKETS);
         shapes.iter_mut().zip(shape).for_each(|(shape, weight)| shape.weight = *weight as f32);
         let terms = idf.0.iter().zip(words).map(|(&idf, weight)| Term { idf, weight: *weight as f32 }).collect();
