@@ -110,6 +110,7 @@ pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String>
         basis: Basis::Gold,
         grader: None,
         score,
+        inquiry: None,
         key: Key {
             template: None,
             sampler: Key::GREEDY.to_owned(),

@@ -35,6 +35,7 @@ pub(super) fn write(receipt: &Receipt) {
         stream = receipt.stream,
         attempts = render_attempts(&receipt.attempts),
         confidence = receipt.confidence().map(tracing::field::display),
+        evidence = receipt.attempts.iter().find_map(|attempt| attempt.evidence.as_ref()).map(tracing::field::display),
         certificate = receipt.standing.as_ref().map(tracing::field::display),
         cost_usd = receipt.cost_usd,
         avoided_usd = receipt.avoided_usd,
