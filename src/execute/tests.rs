@@ -1,6 +1,7 @@
 //! Plans against scripted backends under paused time: every branch of fallback and cascade.
 
 mod certificates;
+mod evidence;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

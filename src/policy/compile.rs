@@ -283,7 +283,7 @@ impl<'s> Compiler<'s, '_> {
         models.into_iter().collect()
     }
 
-    fn model(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<ModelId> {
+    pub(super) fn model(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<ModelId> {
         let name = self.form.text(title, key, entry)?;
         let model = self.vocabulary.names.resolve(name);
         if model.is_none() {
