@@ -1,6 +1,7 @@
 //! What a policy promises: problems with their lines, decisions by the first rule that holds.
 
 mod accept;
+mod evidence;
 mod problems;
 
 use super::*;

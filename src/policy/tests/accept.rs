@@ -40,7 +40,7 @@ fn compile(accept: &str, rest: &str) -> Result<Policy, Vec<String>> {
         .map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
 
-fn accepts_by(policy: &Policy) -> Arc<Accept> {
+pub(super) fn accepts_by(policy: &Policy) -> Arc<Accept> {
     let Plan::Cascade { stages, .. } = policy.decide(&chat(&["x"]), &Facts::default()).plan else {
         panic!("no cascade")
     };
