@@ -24,10 +24,10 @@ use std::process::ExitCode;
 
 use candidates::{Candidate, RAW, candidates};
 use clap::Parser;
-use measures::{Tested, gain, unseen, within};
+use measures::{Gain, Tested, gain, unseen, within};
 use models::{Kind, score};
 use rows::{Row, Rows, cached};
-use weir::confidence::measure::{aurc, auroc, ece};
+use weir::confidence::measure::{aurc, ece};
 
 /// How well do scores tell right from wrong answers?
 #[derive(Parser)]
@@ -90,56 +90,70 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 }
 
 fn report(read: &Rows, arguments: &Arguments) -> Result<String, String> {
-    let (fit, test): (Vec<&Row>, Vec<&Row>) = read.rows.iter().partition(|row| row.fit);
+    let asks_nothing: Vec<Candidate> = candidates().into_iter().filter(Candidate::asks_nothing).collect();
+    let mut text = format!(
+        "# Scores of {}\n\nGains are over the best raw score on the rows tested on, with 95 % intervals: of {} paired \
+         resamples of the test rows; on unseen tasks of {} splits of the tasks in halves, resampled by task.\n\n\
+         ## All rows, scores that ask nothing\n\n",
+        arguments.model, arguments.resamples, arguments.splits
+    );
+    text += &table(&read.all, &asks_nothing, arguments)?;
+    text += "\n## Rows with all evidence, all scores\n\n";
+    text += &table(&read.complete, &candidates(), arguments)?;
+    Ok(text)
+}
+
+fn table(rows: &[Row], candidates: &[Candidate], arguments: &Arguments) -> Result<String, String> {
+    let (fit, test): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.fit);
     let tested = |candidate: &Candidate| Tested {
         scores: score(candidate.kind, &candidate.columns, &fit, &test),
         rows: test.clone(),
     };
     // The strictest base: the raw score that turns out best on the very rows that are tested on.
-    let raw = RAW.map(|feature| Candidate::raw(feature));
-    let base = raw.into_iter().max_by(|a, b| tested(a).auroc().total_cmp(&tested(b).auroc()));
-    let base = base.ok_or("no raw score is there")?;
+    let raw = RAW.map(Candidate::raw).into_iter();
+    let base = raw.max_by(|a, b| tested(a).auroc().total_cmp(&tested(b).auroc())).ok_or("no raw score is there")?;
     let best_raw = tested(&base);
     let right = test.iter().filter(|row| row.right).count();
     let mut text = format!(
-        "# Scores of {}\n\nFitted on {} rows, tested on {} ({} right); {} answers left out for want of evidence. \
-         Best raw score on the test rows: `{}`. Gains are over it, with 95 % intervals: of {} paired resamples of \
-         the test rows; on unseen tasks of {} splits of the tasks in halves, resampled by task.\n\n\
+        "Fitted on {} rows, tested on {} ({right} right). Best raw score: {}.\n\n\
          | score | AUROC | gain | within tasks | gain within | on unseen tasks | ECE | area under risk-coverage |\n\
          |---|---|---|---|---|---|---|---|\n",
-        arguments.model,
         fit.len(),
         test.len(),
-        right,
-        read.incomplete,
         base.name,
-        arguments.resamples,
-        arguments.splits
     );
-    for candidate in std::iter::once(base.clone()).chain(candidates()) {
-        let found = tested(&candidate);
-        let pairs = found.pairs();
-        let (low, high) = gain(&found, &best_raw, arguments.resamples, |scored| auroc(scored));
-        let (low_within, high_within) = (within(&found), within(&best_raw));
-        let unseen = unseen(&candidate, &base, &read.rows, arguments.splits);
-        let ece = if candidate.kind == Kind::Raw { None } else { ece(&pairs, 10) };
-        let shown = |share: Option<f64>| share.map_or_else(|| "–".to_owned(), |share| format!("{share:.3}"));
-        let line = writeln!(
-            text,
-            "| {} | {:.3} | {:+.3} [{low:+.3}, {high:+.3}] | {:.3} | {:+.3} | {:+.3} [{:+.3}, {:+.3}] | {} | {} |",
-            candidate.name,
-            found.auroc(),
-            found.auroc() - best_raw.auroc(),
-            low_within,
-            low_within - high_within,
-            unseen.mean,
-            unseen.low,
-            unseen.high,
-            shown(ece),
-            shown(aurc(&pairs)),
-        );
-        line.map_err(|error| error.to_string())?;
-        eprintln!("{}", text.lines().last().unwrap_or_default());
+    for candidate in std::iter::once(&base).chain(candidates) {
+        text += &line(candidate, &tested(candidate), &best_raw, &unseen(candidate, &base, rows, arguments.splits), arguments)?;
     }
+    Ok(text)
+}
+
+fn line(
+    candidate: &Candidate,
+    found: &Tested<'_>,
+    base: &Tested<'_>,
+    unseen: &Gain,
+    arguments: &Arguments,
+) -> Result<String, String> {
+    let pairs = found.pairs();
+    let (low, high) = gain(found, base, arguments.resamples);
+    let (inside, base_inside) = (within(found), within(base));
+    let ece = if candidate.kind == Kind::Raw { None } else { ece(&pairs, 10) };
+    let shown = |share: Option<f64>| share.map_or_else(|| "–".to_owned(), |share| format!("{share:.3}"));
+    let mut text = String::new();
+    writeln!(
+        text,
+        "| {} | {:.3} | {:+.3} [{low:+.3}, {high:+.3}] | {inside:.3} | {:+.3} | {:+.3} [{:+.3}, {:+.3}] | {} | {} |",
+        candidate.name,
+        found.auroc(),
+        found.auroc() - base.auroc(),
+        inside - base_inside,
+        unseen.mean,
+        unseen.low,
+        unseen.high,
+        shown(ece),
+        shown(aurc(&pairs)),
+    )
+    .map_err(|error| error.to_string())?;
     Ok(text)
 }

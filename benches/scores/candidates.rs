@@ -26,6 +26,14 @@ impl Candidate {
     }
 }
 
+impl Candidate {
+    /// Whether it reads nothing that takes a further call of a model that generates.
+    pub(crate) fn asks_nothing(&self) -> bool {
+        let asked = |column: &Column| matches!(column, Column::Of(feature) if feature.source() == Source::Asked);
+        !self.columns.iter().any(asked)
+    }
+}
+
 fn of(features: impl IntoIterator<Item = Feature>) -> Vec<Column> {
     features.into_iter().map(Column::Of).collect()
 }
@@ -84,7 +92,7 @@ pub(crate) fn candidates() -> Vec<Candidate> {
 /// The logistic score over all that a gate can read, as a file that a policy can name.
 pub(crate) fn calibration(read: &Rows, model: &str) -> Result<String, String> {
     let graded = |fit: bool| -> Vec<Graded> {
-        let half = read.rows.iter().filter(|row| row.fit == fit);
+        let half = read.complete.iter().filter(|row| row.fit == fit);
         half.map(|row| Graded { features: row.features, right: row.right }).collect()
     };
     let (fit, test) = (graded(true), graded(false));

@@ -34,19 +34,18 @@ impl Tested<'_> {
     }
 }
 
-/// The middle 95 % of the gain of one score over another on resampled rows, the same rows for both.
+/// The middle 95 % of the gain in AUROC of one score over another on resampled rows, the same rows for both.
 pub(crate) fn gain(
     one: &Tested<'_>,
     base: &Tested<'_>,
     resamples: usize,
-    measure: impl Fn(&[(f64, bool)]) -> Option<f64>,
 ) -> (f64, f64) {
     let (one, base) = (one.pairs(), base.pairs());
     let mut random = StdRng::seed_from_u64(SEED);
     let mut gains = Vec::new();
     for _ in 0..resamples {
         let drawn: Vec<usize> = (0..one.len()).map(|_| random.random_range(0..one.len())).collect();
-        let of = |rows: &[(f64, bool)]| measure(&drawn.iter().map(|place| rows[*place]).collect::<Vec<_>>());
+        let of = |rows: &[(f64, bool)]| auroc(&drawn.iter().map(|place| rows[*place]).collect::<Vec<_>>());
         gains.extend(of(&one).zip(of(&base)).map(|(one, base)| one - base));
     }
     middle(gains)

@@ -1,8 +1,8 @@
 //! The rows of the proof: answers, their grades, and what is known of them.
 //!
 //! Reads the tasks, the recorded answers of the small model and the evidence that `collect.py` asked
-//! for, and joins them by row. A line cut off by an interruption is left out. Only rows of which
-//! everything is known count, so that all scores are compared on the same ones.
+//! for, and joins them by row. A line cut off by an interruption is left out. Scores are compared on
+//! the same rows: those that read what is asked for on the rows of which all of that is known.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,7 +14,7 @@ use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde_json::Value;
 use weir::confidence::evidence::{agreement, yes_share};
-use weir::confidence::{Evidence, Feature, Features, Form, Running};
+use weir::confidence::{Evidence, Feature, Features, Form, Running, Source};
 use weir::request::Trace;
 
 /// How the samples were asked for, as `collect.py` does.
@@ -77,12 +77,20 @@ pub(crate) struct Row {
     pub(crate) vector: Vec<f32>,
 }
 
-/// The rows, and what was left out.
+impl Row {
+    fn is_complete(&self) -> bool {
+        let asked = Feature::ALL.into_iter().filter(|feature| feature.source() == Source::Asked);
+        asked.into_iter().all(|feature| self.features.get(feature).is_finite())
+    }
+}
+
+/// The rows of the answers recorded.
 #[derive(Debug)]
 pub(crate) struct Rows {
-    pub(crate) rows: Vec<Row>,
-    /// Answers recorded of which some evidence is not there.
-    pub(crate) incomplete: usize,
+    /// Those of which everything is known that a gate asks for.
+    pub(crate) complete: Vec<Row>,
+    /// All whose prompt has a vector; what a gate asks for is NaN where it is not known.
+    pub(crate) all: Vec<Row>,
     /// The hash of the model's file.
     pub(crate) file: String,
 }
@@ -98,41 +106,35 @@ impl Rows {
         let answers: HashMap<String, Answer> =
             lines::<Answer>(answers)?.into_iter().filter(of_model).map(|it| (it.id.clone(), it)).collect();
         let file = answers.values().next().map(|answer| answer.file.clone()).unwrap_or_default();
-        let (mut rows, mut incomplete) = (Vec::new(), 0);
-        for task in lines::<Task>(tasks)? {
-            let Some(answer) = answers.get(&task.id) else { continue };
-            match join(&task, answer, &collected) {
-                Some(row) => rows.push(row),
-                None => incomplete += 1,
-            }
-        }
-        if rows.is_empty() {
+        let tasks = lines::<Task>(tasks)?;
+        let join = |task: &Task| join(task, answers.get(&task.id)?, &collected);
+        let all: Vec<Row> = tasks.iter().filter_map(join).collect();
+        let complete: Vec<Row> = all.iter().filter(|row| row.is_complete()).cloned().collect();
+        if complete.is_empty() {
             let (answers, evidence) = (answers.len(), evidence.display());
             return Err(format!("none of {answers} answers of {model} has all evidence in {evidence}; run collect.py"));
         }
-        Ok(Rows { rows, incomplete, file })
+        Ok(Rows { complete, all, file })
     }
 }
 
 fn join(task: &Task, answer: &Answer, collected: &HashMap<(String, String), Collected>) -> Option<Row> {
     let of = |kind: &str| collected.get(&(task.id.clone(), kind.to_owned()));
-    let (samples, judged, second) = (of("samples")?, of("p_true")?, of("second")?);
     let vector = of("embedding")?.vector.clone();
-    let judged = Some(judged).filter(|judged| judged.answer == answer.text)?;
+    let judged = of("p_true").filter(|judged| judged.answer == answer.text);
     let margins = answer.top_logprobs.iter().map(|top| margin(top)).collect::<Option<Vec<f32>>>()?;
     let entropies = vec![0.0; margins.len()];
     let trace = Trace { logprobs: answer.logprobs.clone(), margins, entropies, ended: answer.finish == "stop" };
     let prompt = task.messages.last().map_or("", |said| &said.content);
-    let form = Form::Auto;
-    // What the gate would not get escalates; here it counts as the doubt that it is.
-    let or_none = |value: Option<f64>| Some(value.unwrap_or(0.0));
+    // Evidence that says nothing makes a gate escalate; here it counts as the doubt that it is.
+    let p_true = judged.map(|judged| yes_share(judged.top.iter().map(|(word, l)| (word.as_str(), *l))).unwrap_or(0.0));
+    let agreeing = |others: &[&str]| agreement(Form::Auto, &answer.text, others.iter().copied()).unwrap_or(0.0);
+    let samples = of("samples").map(|it| agreeing(&it.texts.iter().map(String::as_str).collect::<Vec<_>>()));
+    let second = of("second").map(|it| agreeing(&[&it.text]));
     let evidence = Evidence::of_texts(prompt, &answer.text, false)
-        .with(Feature::PTrue, or_none(yes_share(judged.top.iter().map(|(word, logprob)| (word.as_str(), *logprob)))))
-        .with(
-            Feature::Agreement,
-            or_none(agreement(form, &answer.text, samples.texts.iter().map(String::as_str))),
-        )
-        .with(Feature::SecondOpinion, or_none(agreement(form, &answer.text, [second.text.as_str()])));
+        .with(Feature::PTrue, p_true)
+        .with(Feature::Agreement, samples)
+        .with(Feature::SecondOpinion, second);
     Some(Row {
         task: task.task.clone(),
         fit: digest(&SHA256, task.id.as_bytes()).as_ref()[0] % 2 == 0,
