@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local \
-        bench-certificates bench-drift bench-replay eval \
+        bench-certificates bench-drift bench-replay bench-scores eval \
         models deps deps-bench
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -63,6 +63,9 @@ bench-drift: deps  ## does the alarm fire when the traffic of a slice turns, and
 
 bench-replay: deps  ## routers and cascades on public logs: make bench-replay LOGS=FOLDER
 	cargo bench --locked --bench replay -- --logs $(abspath $(LOGS))
+
+bench-scores: deps  ## which score tells right from wrong answers: on what `make eval` and benches/scores/collect.py recorded
+	cargo bench --locked --bench scores
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py

@@ -205,6 +205,7 @@ fn judge(score: Score) -> Judge {
         basis: Basis::Gold,
         grader: None,
         score,
+        inquiry: None,
         key: Key { template: None, sampler: Key::GREEDY.into(), constraint: None, max_tokens: None, hold_back: None },
         fitted_rows: 300,
         quality: Quality { rows: 300, auroc: 0.75, ece: Some(0.03), brier: Some(0.2) },

@@ -7,6 +7,7 @@
 mod answers;
 mod batches;
 mod embeddings;
+mod evidence;
 mod harness;
 mod limits;
 mod loading;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
 use super::tab::{Form, Served, State, Tab};
 use super::{Drawn, Price};
-use crate::confidence::{Feature, Running, Standing, Uncertified};
+use crate::confidence::{Evidence, Feature, Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Delta, Finish, ModelId, Part, Usage};
 
@@ -36,6 +36,7 @@ pub(super) struct Leg {
     choices: Vec<Running>,
     finish: Option<Finish>,
     pub(super) standing: Option<Standing>,
+    pub(super) evidence: Option<Evidence>,
 }
 
 /// Where an attempt stands.
@@ -95,6 +96,11 @@ impl Attempt {
     /// Notes that the answer is not served: its work is wasted, unless it is served after all.
     pub fn discarded(&self, reason: Reason) {
         self.tab.state().legs[self.leg].reason = Some(reason);
+    }
+
+    /// Notes what further calls said of the answer.
+    pub fn found(&self, evidence: Evidence) {
+        self.tab.state().legs[self.leg].evidence = Some(evidence);
     }
 
     /// Notes what stands behind the answer if it is kept; `None`: no promise was asked for.
@@ -160,6 +166,7 @@ impl Leg {
             choices: Vec::new(),
             finish: None,
             standing: None,
+            evidence: None,
         }
     }
 
@@ -226,8 +233,12 @@ impl Leg {
         self.ending = Ending::Failed(Failure::of(error));
     }
 
-    /// The scores of the choice with the least probable token; `None` before the first token.
+    /// The scores of the choice with the least probable token; `None` before the first token, and of
+    /// what is only evidence on another answer.
     pub(super) fn least_sure(&self) -> Option<Running> {
+        if self.reason == Some(Reason::Evidence) {
+            return None;
+        }
         let least = |running: &Running| {
             let value = running.value(Feature::MinLogprob)?;
             Some(if value.is_nan() { f64::NEG_INFINITY } else { value })
@@ -279,11 +290,12 @@ impl Leg {
             usage,
             estimated,
             cost_usd: self.cost_usd(prompt_estimate),
-            wasted: !served && outcome != AttemptOutcome::Skipped,
+            wasted: !served && outcome != AttemptOutcome::Skipped && self.reason != Some(Reason::Evidence),
             outcome,
             reason: self.reason,
             finish: self.finish,
             scores: self.least_sure(),
+            evidence: self.evidence,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Drawn;
-use crate::confidence::{Running, Standing, Uncertified};
+use crate::confidence::{Evidence, Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin};
 use crate::request::{Feedback, Finish, ModelId, TenantId, Usage};
 
@@ -141,7 +141,7 @@ pub struct AttemptReceipt {
     pub estimated: bool,
     /// What it cost in dollars; `None` where the price is unknown.
     pub cost_usd: Option<f64>,
-    /// Whether its work was thrown away: nothing of it was served.
+    /// Whether its work was thrown away: nothing of it was served, and it was no evidence.
     pub wasted: bool,
     /// How it ended.
     pub outcome: AttemptOutcome,
@@ -149,8 +149,10 @@ pub struct AttemptReceipt {
     pub reason: Option<Reason>,
     /// Why its (first) choice ended; `None` where it did not, or an upstream's bytes were passed on.
     pub finish: Option<Finish>,
-    /// How sure a local model was; the least sure of several choices.
+    /// How sure a local model was; the least sure of several choices. `None` of evidence.
     pub scores: Option<Running>,
+    /// What further calls said of the answer, where any were made.
+    pub evidence: Option<Evidence>,
 }
 
 /// How an attempt ended.
@@ -192,6 +194,10 @@ pub enum Reason {
     CertifiedAgreement,
     /// The gate refused the whole answer.
     LowConfidence,
+    /// The gate refused the whole answer, because evidence that its verdict depends on was not had.
+    NoEvidence,
+    /// It was no answer to the client, but evidence on one: not served, and not wasted.
+    Evidence,
     /// The gate refused before the answer was complete.
     EarlyLowConfidence,
     /// No threshold is certified: the gate accepts nothing, or has accepted by one that only stands
@@ -225,6 +231,8 @@ impl Reason {
             Reason::Certified => "certified",
             Reason::CertifiedAgreement => "certified_agreement",
             Reason::LowConfidence => "low_confidence",
+            Reason::NoEvidence => "no_evidence",
+            Reason::Evidence => "evidence",
             Reason::EarlyLowConfidence => "early_low_confidence",
             Reason::Uncertified => "uncertified",
             Reason::OtherKey => "other_key",

@@ -6,7 +6,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::attempt::Ending;
+use super::attempt::{Ending, Leg};
 use super::tab::State;
 use crate::request::ModelId;
 
@@ -70,12 +70,19 @@ pub(super) fn tell(state: &State) -> Story {
     Story {
         served_by: state.served_by().cloned(),
         policy,
-        confidence: state.legs.iter().rev().find_map(|leg| leg.least_sure()).map(|scores| scores.to_string()),
+        confidence: state.legs.iter().rev().find_map(confidence),
         certificate: state.standing().map(|standing| standing.to_string()),
         cost_usd: if running { None } else { state.cost_usd() },
         degraded: state.degraded,
         audit: state.audit.filter(|drawn| drawn.wanted).map(|_| "wanted"),
     }
+}
+
+/// The scores of a local answer, and what further calls said of it.
+fn confidence(leg: &Leg) -> Option<String> {
+    let scores = leg.least_sure()?.to_string();
+    let evidence = leg.evidence.map(|evidence| evidence.to_string()).filter(|told| !told.is_empty());
+    Some(evidence.map_or_else(|| scores.clone(), |evidence| format!("{scores}, {evidence}")))
 }
 
 fn printable(name: &str) -> String {

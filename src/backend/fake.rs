@@ -77,10 +77,11 @@ struct Counts {
     canceled: AtomicUsize,
 }
 
-/// The scripted backend; every call runs the same script.
+/// The scripted backend; every call runs the same script, or the next one while there is a next.
 #[derive(Debug)]
 pub struct Fake {
-    script: Vec<Step>,
+    scripts: Vec<Vec<Step>>,
+    calls: Mutex<Vec<Call>>,
     status: Mutex<Status>,
     refusal: Option<Error>,
     counts: Arc<Counts>,
@@ -90,11 +91,19 @@ impl Fake {
     /// A ready backend that serves everything with this script.
     pub fn new(script: impl IntoIterator<Item = Step>) -> Fake {
         Fake {
-            script: script.into_iter().collect(),
+            scripts: vec![script.into_iter().collect()],
+            calls: Mutex::default(),
             status: Mutex::new(Status { ready: true, ..Status::default() }),
             refusal: None,
             counts: Arc::default(),
         }
+    }
+
+    /// The same, but from the next call on with this script.
+    #[must_use]
+    pub fn then(mut self, script: impl IntoIterator<Item = Step>) -> Fake {
+        self.scripts.push(script.into_iter().collect());
+        self
     }
 
     /// The same, but `check` refuses with this error.
@@ -114,6 +123,11 @@ impl Fake {
         self.counts.started.load(Ordering::Relaxed)
     }
 
+    /// The calls so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How many deltas were taken, over all calls.
     pub fn given(&self) -> usize {
         self.counts.given.load(Ordering::Relaxed)
@@ -127,8 +141,10 @@ impl Fake {
 
 impl Backend for Fake {
     fn start(&self, call: Call) -> BoxFuture<'_, Result<Completion>> {
-        self.counts.started.fetch_add(1, Ordering::Relaxed);
-        let run = Run { steps: self.script.clone().into(), counts: self.counts.clone() };
+        let number = self.counts.started.fetch_add(1, Ordering::Relaxed);
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call.clone());
+        let script = self.scripts.get(number).or(self.scripts.last()).cloned().unwrap_or_default();
+        let run = Run { steps: script.into(), counts: self.counts.clone() };
         Box::pin(async move {
             let mut deltas = play(run);
             let first = deltas.next().await.transpose()?;

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::running::decimal;
-use super::{Feature, Risk, Score, Transform};
+use super::{Feature, Inquiry, Risk, Score, Source, Transform};
 
 /// A score with its origin, its quality and its certificates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct Calibration {
     pub grader: Option<String>,
     /// The score.
     pub score: Score,
+    /// How the evidence that the score reads is asked for; `None`: it reads none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inquiry: Option<Inquiry>,
     /// How the answers were made; a certificate holds for no other way.
     pub key: Key,
     /// The rows the score was fitted on; they take no part in certificates.
@@ -199,10 +202,25 @@ impl Calibration {
         })?;
         require(self.key.hold_back != Some(0), || "key.hold_back must be at least 1".to_owned())?;
         check_score(&self.score)?;
+        self.check_inquiry()?;
         self.quality.check()?;
         self.certificates.iter().enumerate().try_for_each(|(place, certificate)| {
             certificate.check(self).map_err(|why| format!("certificates[{place}]: {why}"))
         })
+    }
+}
+
+impl Calibration {
+    /// A score that reads evidence must say how that is asked for.
+    fn check_inquiry(&self) -> Result<(), String> {
+        let features = self.score.features();
+        let asked = features.iter().find(|feature| feature.source() == Source::Asked);
+        match (&self.inquiry, asked) {
+            (None, Some(feature)) => Err(format!("inquiry is missing, but the score reads \"{feature}\"")),
+            (Some(_), None) => Err("inquiry is there, but the score reads nothing that is asked for".to_owned()),
+            (Some(inquiry), Some(_)) => inquiry.check(&features).map_err(|why| format!("inquiry: {why}")),
+            (None, None) => Ok(()),
+        }
     }
 }
 

@@ -5,10 +5,12 @@
 //! there is nothing to compare, and no answer agrees with it. Audits, agreement of samples and the
 //! graders of `lab` go by it.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What of an answer counts when it is compared with another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Form {
     /// The whole text, without the blanks around it.
     Exact,

@@ -8,13 +8,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::running::decimal;
-use super::{Calibration, Feature, Running};
+use super::{Calibration, Evidence, Feature, Inquiry, Running, Source};
 
 /// What a gate looks at.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Measure {
-    /// A feature as it is.
+    /// A feature of the tokens as it is.
     Raw(Feature),
+    /// A feature that is asked for in this way, as it is.
+    Asked(Feature, Arc<Inquiry>),
     /// The score of a calibration.
     Calibrated(Arc<Calibration>),
 }
@@ -23,7 +25,7 @@ impl Measure {
     /// Its value for the answer so far; `None` without a token.
     pub fn value(&self, answer: &Running) -> Option<f64> {
         match self {
-            Measure::Raw(feature) => answer.value(*feature),
+            Measure::Raw(feature) | Measure::Asked(feature, _) => answer.value(*feature),
             Measure::Calibrated(calibration) => (answer.tokens() > 0)
                 .then(|| calibration.score.value(|feature| answer.value(feature).unwrap_or(f64::NAN))),
         }
@@ -32,19 +34,69 @@ impl Measure {
     /// Whether a further token can never raise it.
     pub fn can_only_fall(&self) -> bool {
         match self {
-            Measure::Raw(feature) => feature.can_only_fall(),
+            Measure::Raw(feature) | Measure::Asked(feature, _) => feature.can_only_fall(),
             Measure::Calibrated(calibration) => calibration.score.can_only_fall(),
         }
     }
+
+    /// The features it reads.
+    pub fn features(&self) -> Vec<Feature> {
+        match self {
+            Measure::Raw(feature) | Measure::Asked(feature, _) => vec![*feature],
+            Measure::Calibrated(calibration) => calibration.score.features(),
+        }
+    }
+
+    /// Whether it reads more than tokens, so that it has no value before the answer is whole.
+    pub fn is_of_the_whole(&self) -> bool {
+        self.features().iter().any(|feature| feature.source() != Source::Tokens)
+    }
+
+    /// How its evidence is asked for; `None` where it needs none.
+    pub fn inquiry(&self) -> Option<&Inquiry> {
+        match self {
+            Measure::Raw(_) => None,
+            Measure::Asked(_, inquiry) => Some(inquiry),
+            Measure::Calibrated(calibration) => calibration.inquiry.as_ref(),
+        }
+    }
+
+    /// The least and the most it can be for a whole answer, whatever evidence is still to come.
+    fn bounds(&self, answer: &Running, evidence: &Evidence) -> (f64, f64) {
+        let get = |feature: Feature| match feature.source() {
+            Source::Tokens => ends(answer.value(feature).unwrap_or(f64::NAN)),
+            Source::Asked if evidence.get(feature).is_nan() => (0.0, 1.0),
+            Source::Texts | Source::Asked => ends(evidence.get(feature)),
+        };
+        match self {
+            Measure::Raw(feature) | Measure::Asked(feature, _) => get(*feature),
+            Measure::Calibrated(calibration) => calibration.score.bounds(get),
+        }
+    }
+}
+
+fn ends(value: f64) -> (f64, f64) {
+    (value, value)
 }
 
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Measure::Raw(feature) => f.write_str(feature.name()),
+            Measure::Raw(feature) | Measure::Asked(feature, _) => f.write_str(feature.name()),
             Measure::Calibrated(calibration) => f.write_str(&calibration.name),
         }
     }
+}
+
+/// What a judge says of a whole answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weighed {
+    /// It is believed, whatever else is found.
+    Accepted,
+    /// It is not, whatever else is found.
+    Refused,
+    /// It depends on evidence that is not there yet.
+    Open,
 }
 
 /// The condition of a gate: what it looks at, and its threshold.
@@ -80,6 +132,19 @@ impl Judge {
     /// Whether the answer so far, taken as the whole, is accepted. Without a token it never is.
     pub fn accepts_answer(&self, answer: &Running) -> bool {
         self.measure.value(answer).is_some_and(|value| self.accepts(value))
+    }
+
+    /// What can be said of the whole answer with this evidence. Evidence is worth asking for only
+    /// where the answer is [`Weighed::Open`].
+    pub fn weigh(&self, answer: &Running, evidence: &Evidence) -> Weighed {
+        if answer.tokens() == 0 || answer.is_spoilt() {
+            return Weighed::Refused;
+        }
+        match self.measure.bounds(answer, evidence) {
+            (least, _) if self.accepts(least) => Weighed::Accepted,
+            (_, most) if self.accepts(most) => Weighed::Open,
+            _ => Weighed::Refused,
+        }
     }
 
     /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.

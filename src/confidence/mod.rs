@@ -28,6 +28,12 @@
 //! three, and on a score that rises with one of them alone, as soon as the threshold is crossed,
 //! and must wait for the others ([`Judge::is_lost`]).
 //!
+//! An answer that is whole tells more ([`Evidence`]): what its text and the prompt's look like, and
+//! what further calls of the model, or of a second one, say of it (`p_true`, `agreement`,
+//! `second_opinion`). Those calls are made only where they can change the verdict: with the evidence
+//! still unknown a score has a least and a most ([`Judge::weigh`]), and where both lie on one side
+//! of the threshold nothing is asked.
+//!
 //! **Numerics.** Sums are kept in f64. A NaN anywhere makes every feature NaN, and NaN is never
 //! accepted; an answer without a token has no score and is never accepted: doubt escalates.
 //!
@@ -41,6 +47,7 @@ mod auditing;
 pub mod bounds;
 mod calibration;
 pub mod certify;
+pub mod evidence;
 mod features;
 mod fit;
 pub mod form;
@@ -58,10 +65,11 @@ pub use accept::{Accept, Grant, Ruling, Standing};
 pub use auditing::{Auditing, Compare, Grader};
 pub use calibration::{Basis, Calibration, Certificate, Key, Quality};
 pub use certify::Risk;
-pub use features::{Feature, Features};
+pub use evidence::{Evidence, Inquiry, Second};
+pub use features::{Feature, Features, Source};
 pub use fit::Graded;
 pub use form::{Form, Reading};
-pub use judge::{Judge, Measure};
+pub use judge::{Judge, Measure, Weighed};
 pub use keyed::Uncertified;
 pub use ledger::{AuditStatus, Draw, Ledger, News, Subject};
 pub use running::Running;

@@ -57,7 +57,8 @@ impl Running {
         self.tokens
     }
 
-    /// The feature of the tokens so far; `None` when there is none. NaN once a token's number was.
+    /// The feature of the tokens so far; `None` when there is none. NaN once a token's number was, and
+    /// where the feature is not of the tokens ([`Feature::source`]).
     pub fn value(&self, feature: Feature) -> Option<f64> {
         if self.tokens == 0 {
             return None;
@@ -95,6 +96,8 @@ impl Running {
             Feature::UncertainShare => self.uncertain as f64 / count,
             Feature::LogTokens => count.ln(),
             Feature::Ended => f64::from(u8::from(self.ended)),
+            // Not of the tokens.
+            _ => f64::NAN,
         }
     }
 

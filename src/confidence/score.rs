@@ -106,11 +106,30 @@ impl Score {
     /// The value, with the features looked up by `get`: a probability of being right if the score
     /// is fitted, the feature itself if not. NaN where a feature that counts is NaN.
     pub fn value(&self, get: impl Fn(Feature) -> f64) -> f64 {
+        self.value_by(|feature, _| get(feature))
+    }
+
+    /// The least and the most it can be, where of each feature the least and the most is known.
+    pub fn bounds(&self, get: impl Fn(Feature) -> (f64, f64)) -> (f64, f64) {
+        let end = |most: bool| {
+            self.value_by(|feature, rises| {
+                let (low, high) = get(feature);
+                if rises == most { high } else { low }
+            })
+        };
+        (end(false), end(true))
+    }
+
+    /// The value; `get` is told whether it rises with the feature.
+    fn value_by(&self, get: impl Fn(Feature, bool) -> f64) -> f64 {
         match self {
-            Score::Feature(raw) => get(raw.feature),
+            Score::Feature(raw) => get(raw.feature, true),
             Score::Logistic(logistic) => logistic.value(get),
-            Score::Platt(platt) => sigmoid(platt.weight * platt.transform.apply(get(platt.feature)) + platt.bias),
-            Score::Isotonic(isotonic) => isotonic.value(get(isotonic.feature)),
+            Score::Platt(platt) => {
+                let feature = get(platt.feature, platt.weight >= 0.0);
+                sigmoid(platt.weight * platt.transform.apply(feature) + platt.bias)
+            }
+            Score::Isotonic(isotonic) => isotonic.value(get(isotonic.feature, true)),
         }
     }
 
@@ -147,8 +166,8 @@ fn part_can_only_fall(feature: Feature, weight: f64) -> bool {
 }
 
 impl Logistic {
-    fn value(&self, get: impl Fn(Feature) -> f64) -> f64 {
-        let part = |term: &Term| term.weight * (get(term.feature) - term.mean) / term.scale;
+    fn value(&self, get: impl Fn(Feature, bool) -> f64) -> f64 {
+        let part = |term: &Term| term.weight * (get(term.feature, term.weight >= 0.0) - term.mean) / term.scale;
         sigmoid(self.bias + self.terms.iter().map(part).sum::<f64>())
     }
 }

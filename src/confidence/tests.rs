@@ -2,6 +2,7 @@
 
 mod accept;
 mod calibration;
+mod evidence;
 mod fit;
 mod measure;
 mod random;

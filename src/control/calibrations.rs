@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Hashes;
-use crate::confidence::Calibration;
-use crate::local::ModelConfig;
+use crate::confidence::{Calibration, Feature};
+use crate::local::{ModelConfig, parameters};
 use crate::policy::{Names, Policy};
 
 type Read = Result<Arc<Calibration>, String>;
@@ -39,7 +39,13 @@ impl<'a> Calibrations<'a> {
             let path = folder.join(&name);
             let read = self.read.entry(path).or_insert_with_key(|path| read(path)).clone();
             let hashed = models.iter().try_for_each(|model| self.hash(model, &mut names));
+            let hashed = hashed.and_then(|()| second(&read).map_or(Ok(()), |model| self.hash(model, &mut names)));
             names.calibrations.insert(name, hashed.and(read));
+        }
+        let asks = |read: &Read| read.as_ref().is_ok_and(|read| read.score.features().contains(&Feature::PTrue));
+        if source.contains(Feature::PTrue.name()) || names.calibrations.values().any(asks) {
+            let size = |model: &ModelConfig| Some((model.id.clone(), parameters(&model.file)?));
+            names.parameters = self.models.iter().filter_map(size).collect();
         }
         names
     }
@@ -56,6 +62,11 @@ impl<'a> Calibrations<'a> {
         names.files.insert(model.id.clone(), hash);
         Ok(())
     }
+}
+
+/// The model that a calibration asks for a second opinion.
+fn second(read: &Read) -> Option<&str> {
+    read.as_ref().ok()?.inquiry.as_ref()?.second.as_ref().map(|second| second.model.as_str())
 }
 
 fn read(file: &Path) -> Read {

@@ -14,6 +14,8 @@
 //!   commit is not judged: a larger hold-back buys certainty with time to first token.
 //! - *complete*: the whole answer is judged; accepted, it is replayed. A client that does not
 //!   stream, or wants several choices, always gets this; of several choices each must be accepted.
+//!   A score that reads more than tokens is found out now, with further calls where they can change
+//!   the verdict (`evidence`).
 //!
 //! Where a promise is asked for, what the gate goes by is found out for the request: its certificate,
 //! where that speaks of such a request, else the operator's uncertified fallback, else nothing: the
@@ -43,7 +45,7 @@ use std::pin::pin;
 use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
 
-use super::{Asking, Begun, audit, may_go_on};
+use super::{Asking, Begun, audit, evidence, may_go_on};
 use crate::account::Reason;
 use crate::backend::Completion;
 use crate::confidence::{Judge, Ruling, Running, Standing};
@@ -83,7 +85,7 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
         }
         let asked = async {
             let begun = asking.begin(backend, &stage.model, place).await?;
-            judge(watch, begun, asking).await
+            judge(watch, begun, asking, place).await
         };
         match beside(kept.as_mut(), asked).await {
             Ok(Judged::Accepted(completion)) => return Ok(completion),
@@ -172,7 +174,7 @@ impl<'a> Watch<'a> {
 }
 
 /// Holds the answer back until it is accepted or refused; an error is the backend's.
-async fn judge(watch: Option<Watch<'_>>, begun: Begun, asking: &Asking<'_>) -> Result<Judged> {
+async fn judge(watch: Option<Watch<'_>>, begun: Begun, asking: &Asking<'_>, stage: usize) -> Result<Judged> {
     let Some(Watch { ruling, held: tokens }) = watch else {
         return Ok(Judged::Accepted(begun.serve()));
     };
@@ -183,6 +185,12 @@ async fn judge(watch: Option<Watch<'_>>, begun: Begun, asking: &Asking<'_>) -> R
         let complete = matches!(delta.part, Part::End(_));
         held.deltas.push(delta);
         let verdict = match ruling.judge {
+            Ok(judge) if complete && judge.measure.is_of_the_whole() => {
+                let Held { deltas, begun, .. } = &held;
+                let whole = evidence::Whole { stage, model: &begun.model, deltas, attempt: &begun.attempt };
+                // Boxed: most gates go by tokens alone.
+                Box::pin(evidence::weigh(asking, judge, whole)).await
+            }
             Ok(judge) => held.begun.attempt.scores(|choices| verdict(judge, choices, tokens, complete)),
             Err(why) => Verdict::Refuse(Reason::uncertified(why)),
         };
@@ -208,7 +216,7 @@ async fn judge(watch: Option<Watch<'_>>, begun: Begun, asking: &Asking<'_>) -> R
 
 /// What the gate says of the answer so far.
 #[derive(Debug, PartialEq)]
-enum Verdict {
+pub(super) enum Verdict {
     Wait,
     Accept,
     Refuse(Reason),

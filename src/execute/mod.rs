@@ -7,6 +7,7 @@
 mod audit;
 mod cascade;
 mod direct;
+mod evidence;
 #[cfg(test)]
 mod tests;
 
@@ -98,12 +99,15 @@ impl Begun {
 impl Asking<'_> {
     /// The model's backend if it can serve such a request at all; else why not, noted.
     fn able(&self, model: &ModelId, stage: usize) -> Result<&Arc<dyn Backend>> {
+        self.able_to(model, &self.request).inspect_err(|_| self.meter.skipped(model, stage, Reason::Cannot))
+    }
+
+    /// The model's backend if it can serve this request; else why not.
+    fn able_to(&self, model: &ModelId, request: &Request) -> Result<&Arc<dyn Backend>> {
         let unknown = || Error::internal(format!("the plan names {model}, which no backend runs"));
-        let checked = self.backends.of(model).ok_or_else(unknown).and_then(|backend| {
-            backend.check(&self.request)?;
-            Ok(backend)
-        });
-        checked.inspect_err(|_| self.meter.skipped(model, stage, Reason::Cannot))
+        let backend = self.backends.of(model).ok_or_else(unknown)?;
+        backend.check(request)?;
+        Ok(backend)
     }
 
     /// Asks a model, and has what comes noted.

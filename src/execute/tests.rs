@@ -2,6 +2,7 @@
 
 mod audits;
 mod certificates;
+mod evidence;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -246,6 +246,7 @@ impl Prepared {
             basis,
             grader,
             score: self.score.clone(),
+            inquiry: None,
             key: settings.key(),
             fitted_rows: self.fitted as u64,
             quality,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::confidence::{Feature, Graded, Running};
+use crate::confidence::{Feature, Graded, Running, Source};
 use crate::request::Trace;
 
 /// The graded answers of one model file.
@@ -113,7 +113,7 @@ fn known<'r>(records: impl Iterator<Item = &'r Record> + Clone) -> Vec<Feature> 
     let is_known = |feature: &Feature| match feature {
         Feature::MeanEntropy | Feature::MaxEntropy | Feature::FirstEntropy => entropies,
         Feature::Ended => finish,
-        _ => true,
+        feature => feature.source() == Source::Tokens,
     };
     Feature::ALL.into_iter().filter(is_known).collect()
 }

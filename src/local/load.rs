@@ -7,6 +7,18 @@ pub(super) use with_engine::load;
 #[cfg(not(feature = "local"))]
 pub(super) use without_engine::{Budget, load};
 
+/// How many parameters a file says its model has; `None` where it does not, or nothing can read it.
+#[cfg(feature = "local")]
+pub fn parameters(file: &std::path::Path) -> Option<u64> {
+    super::model::parameters(file)
+}
+
+/// How many parameters a file says its model has; `None`: this build reads no model.
+#[cfg(not(feature = "local"))]
+pub fn parameters(_file: &std::path::Path) -> Option<u64> {
+    None
+}
+
 #[cfg(not(feature = "local"))]
 mod without_engine {
     use super::super::host::{Loaded, ModelConfig};

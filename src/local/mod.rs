@@ -69,3 +69,4 @@ mod toolcall;
 mod vocabulary;
 
 pub use host::{Capabilities, Host, LoadError, ModelConfig};
+pub use load::parameters;

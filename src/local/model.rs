@@ -162,6 +162,27 @@ fn ids(tokens: Vec<LlamaToken>) -> Vec<u32> {
     tokens.into_iter().map(|token| token.0.cast_unsigned()).collect()
 }
 
+/// How many parameters a file says its model has (`general.size_label`); `None` where it does not.
+pub(super) fn parameters(file: &Path) -> Option<u64> {
+    let header = GgufContext::from_file(file)?;
+    let key = header.find_key("general.size_label");
+    let label = (key >= 0 && header.kv_type(key) == GGUF_STRING).then(|| header.val_str(key))??;
+    parse_size(label)
+}
+
+/// `0.5B`, `135M`: how many that is.
+fn parse_size(label: &str) -> Option<u64> {
+    let unit = match label.chars().last()? {
+        'K' => 1e3,
+        'M' => 1e6,
+        'B' => 1e9,
+        'T' => 1e12,
+        _ => return None,
+    };
+    let number: f64 = label.get(..label.len() - 1)?.parse().ok()?;
+    Some((number * unit) as u64)
+}
+
 /// Looks at a file before llama.cpp does; answers its architecture.
 fn check_file(file: &Path) -> Result<String, String> {
     let mut opened = File::open(file).map_err(|error| match error.kind() {
@@ -225,6 +246,19 @@ fn read_template(llama: &LlamaModel, file: &Path) -> Option<Template> {
         Err(error) => {
             tracing::warn!(file = %file.display(), %error, "the model's chat template is not usable: no chat with it");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_read_off_its_label() {
+        let cases = [("0.5B", Some(500_000_000)), ("135M", Some(135_000_000)), ("8x7B", None), ("", None), ("é", None)];
+        for (label, size) in cases {
+            assert_eq!(parse_size(label), size, "{label}");
         }
     }
 }

@@ -36,6 +36,7 @@ pub(super) fn write(receipt: &Receipt) {
         stream = receipt.stream,
         attempts = render_attempts(&receipt.attempts),
         confidence = receipt.confidence().map(tracing::field::display),
+        evidence = receipt.attempts.iter().find_map(|attempt| attempt.evidence.as_ref()).map(tracing::field::display),
         certificate = receipt.standing.as_ref().map(tracing::field::display),
         audit_propensity = receipt.audit.map(|audit| audit.propensity),
         audit_drawn = receipt.audit.map(|audit| audit.drawn),

@@ -192,6 +192,7 @@ impl Metrics {
             let served = !attempt.wasted && attempt.outcome != AttemptOutcome::Skipped;
             let outcome = match reason {
                 Reason::Accepted | Reason::Certified | Reason::CertifiedAgreement | Reason::Degraded => "accept",
+                Reason::Evidence => "evidence",
                 Reason::Uncertified | Reason::OtherKey | Reason::Alarmed | Reason::Unmonitored if served => "accept",
                 _ if place == last && !answered && receipt.outcome != Outcome::Canceled => "fail",
                 _ => "escalate",

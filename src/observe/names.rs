@@ -42,7 +42,8 @@ families! {
     UNPRICED: "weir_unpriced_requests_total", ["model"],
         "Requests whose cost is unknown, by the first model without a price.";
     CASCADE: "weir_cascade_total", ["policy", "stage", "outcome", "reason"],
-        "Stages of cascades (by model) that were accepted, escalated or failed with no stage after them, and why.";
+        "Stages of cascades (by model) that were accepted, escalated or failed with no stage after them, and why; \
+         and the calls made for evidence on an answer.";
     CONFIDENCE: "weir_confidence", ["model", "score"],
         "Scores of local answers: log-probabilities are at most 0, margins at least 0.";
     TTFT: "weir_ttft_seconds", ["model"],

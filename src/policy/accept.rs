@@ -72,7 +72,10 @@ impl<'s> Compiler<'s, '_> {
             let Named { calibration, .. } = named??;
             let most = calibration.score.is_probability().then_some(1.0);
             let threshold = self.threshold(accept, threshold?, most)?;
+            self.check_evidence(&calibration, accept, gated, hold_back)?;
             Some(Accept::Threshold(Judge::calibrated(calibration, threshold)))
+        } else if let Some(feature) = self.asked_score(accept) {
+            self.asked_for(feature, accept, gated, hold_back)
         } else {
             self.form.check_keys(accept, &["score", "at_least", MAX_ERROR, MAX_DISAGREEMENT, "calibration"]);
             let score = self.form.required(accept, "score").and_then(|entry| self.score(&accept.title, entry));
@@ -97,6 +100,9 @@ impl<'s> Compiler<'s, '_> {
         let fallback = self.share(accept, "else_threshold");
         let named = self.calibration(accept, gated);
         let (asked, fallback, named) = (asked?, fallback?, named?);
+        if let Some(named) = &named {
+            self.check_evidence(&named.calibration, accept, gated, hold_back)?;
+        }
         let granted = match &named {
             None => Err(Uncertified::NoCalibration),
             Some(named) => {
@@ -222,7 +228,7 @@ impl<'s> Compiler<'s, '_> {
     }
 
     /// `at_least`, which must not be above the most that the score can be.
-    fn threshold(&mut self, accept: &Section<'_, 's>, entry: &Entry<'s>, most: Option<f64>) -> Option<f64> {
+    pub(super) fn threshold(&mut self, accept: &Section<'_, 's>, entry: &Entry<'s>, most: Option<f64>) -> Option<f64> {
         let threshold = self.form.number(&accept.title, "at_least", entry)?;
         let Some(most) = most.filter(|most| threshold > *most) else {
             return Some(threshold);

@@ -12,6 +12,7 @@ mod check;
 mod compile;
 mod condition;
 mod decoded;
+mod evidence;
 mod form;
 mod language;
 mod pattern;
@@ -51,6 +52,8 @@ pub struct Names {
     /// The SHA-256 of local models' files, in hexadecimal digits, where it is known: a calibration
     /// must be for the file that its stage's model runs.
     pub files: BTreeMap<ModelId, String>,
+    /// How many parameters local models have, where it is known.
+    pub parameters: BTreeMap<ModelId, u64>,
     /// Takes every other name too: a policy is checked by itself, away from its configuration.
     pub any: bool,
 }

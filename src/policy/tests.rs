@@ -2,6 +2,7 @@
 
 mod accept;
 mod audit;
+mod evidence;
 mod problems;
 
 use super::*;

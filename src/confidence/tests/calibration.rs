@@ -18,6 +18,7 @@ pub(super) fn calibration(score: Score) -> Calibration {
         basis: Basis::Gold,
         grader: None,
         score,
+        inquiry: None,
         key: Key {
             template: None,
             sampler: Key::GREEDY.into(),

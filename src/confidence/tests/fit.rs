@@ -134,7 +134,7 @@ fn rows_that_teach_nothing_are_refused_with_what_is_missing() {
     let many = Logistic::fit(&few, &Feature::ALL).unwrap_err();
     assert_eq!(
         many,
-        "60 graded answers for 16 features; a fit needs 10 for each: grade 100 more, or name fewer features"
+        "60 graded answers for 33 features; a fit needs 10 for each: grade 270 more, or name fewer features"
     );
     let same = Logistic::fit(&rows, &[Feature::Margin]).unwrap_err();
     assert_eq!(same, "\"margin\" is the same in all graded answers, so it teaches nothing; leave it out");

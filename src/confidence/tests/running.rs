@@ -44,6 +44,7 @@ fn by_formula(trace: &Trace, feature: Feature) -> Option<f64> {
         Feature::UncertainShare => logprobs.iter().filter(|logprob| logprob.exp() < 0.5).count() as f64 / count,
         Feature::LogTokens => count.ln(),
         Feature::Ended => f64::from(u8::from(trace.ended)),
+        _ => return None,
     })
 }
 
