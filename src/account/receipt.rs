@@ -48,6 +48,8 @@ pub struct Receipt {
     /// What stands behind the answer kept on the box, or why nothing does; `None` where no promise was
     /// asked for, or a certified gate refused.
     pub standing: Option<Standing>,
+    /// Whether the conversation stayed with the stage that answered before.
+    pub pinned: bool,
     /// Why the answer is not what the plan wanted.
     pub degraded: Option<&'static str>,
     /// Why the request failed.
@@ -191,6 +193,14 @@ pub enum Reason {
     LowConfidence,
     /// The gate refused before the answer was complete.
     EarlyLowConfidence,
+    /// The gate refused the answer because an escalation was worth its price.
+    ByValue,
+    /// The gate refused before the answer was complete, since it would hardly have become good enough.
+    EarlyUnlikely,
+    /// The stage was passed over because the prompt alone said that the next one answers better.
+    SkippedByValue,
+    /// The conversation stays with the stage that answered before.
+    Pinned,
     /// No threshold is certified: the gate accepts nothing, or has accepted by one that only stands
     /// in for it.
     Uncertified,
@@ -219,6 +229,10 @@ impl Reason {
             Reason::CertifiedAgreement => "certified_agreement",
             Reason::LowConfidence => "low_confidence",
             Reason::EarlyLowConfidence => "early_low_confidence",
+            Reason::ByValue => "by_value",
+            Reason::EarlyUnlikely => "early_unlikely",
+            Reason::SkippedByValue => "skipped_by_value",
+            Reason::Pinned => "pinned",
             Reason::Uncertified => "uncertified",
             Reason::OtherKey => "other_key",
             Reason::Cannot => "cannot",
@@ -244,6 +258,7 @@ impl Reason {
     pub fn uncertified(why: Uncertified) -> Reason {
         match why {
             Uncertified::NoCalibration | Uncertified::NoCertificate => Reason::Uncertified,
+            Uncertified::Pinned => Reason::Pinned,
             _ => Reason::OtherKey,
         }
     }

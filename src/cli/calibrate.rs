@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use crate::confidence::Calibration;
 use crate::confidence::certify::{Promise, Risk};
 use crate::lab::calibrate::{Settings, Wanted, calibrate};
+use crate::lab::early::Saving;
 use crate::lab::records::Records;
 
 /// Flags of `weir calibrate`.
@@ -50,6 +51,10 @@ pub struct Calibrate {
     /// The risk.
     #[arg(long, value_name = "RISK", default_value = "selective")]
     risk: WantedRisk,
+    /// Give answers up before their end once their chance to end at the threshold is below this; part
+    /// of what is certified.
+    #[arg(long, value_name = "SHARE")]
+    early: Option<f64>,
     /// The file to write; one that stands there says how many attempts were made before.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -79,6 +84,9 @@ impl Calibrate {
         let out = self.out.display();
         fs::write(&self.out, made.calibration.render()?).map_err(|error| format!("{out}: cannot write: {error}"))?;
         print!("{}", told(&made.calibration, &records));
+        if let Some(Saving { threshold, saved, lost }) = made.saving {
+            println!("given up early at {threshold}: {saved:.3} of the tokens saved, {lost:.3} of the answers otherwise kept lost");
+        }
         made.refusal.map_or(Ok(()), |why| Err(format!("{file}: no certificate: {why}")))
     }
 
@@ -96,6 +104,7 @@ impl Calibrate {
             max_tokens: self.max_tokens,
             date: self.date.clone().unwrap_or_else(today),
             promise,
+            early: self.early,
             attempts: self.attempts()?,
         })
     }
@@ -116,7 +125,8 @@ impl Calibrate {
     }
 }
 
-fn today() -> String {
+/// The date, UTC.
+pub(super) fn today() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string().chars().take(10).collect()
 }
 

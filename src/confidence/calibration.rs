@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::running::decimal;
-use super::{Feature, Risk, Score, Transform};
+use super::{Early, Feature, Risk, Score, Transform};
 
 /// A score with its origin, its quality and its certificates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Calibration {
     pub date: String,
     /// How often certification was attempted on this slice, each attempt with less delta to spend.
     pub attempts: u32,
+    /// When an answer is given up before its end; part of the keep rule that is certified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early: Option<Early>,
     /// What is certified.
     pub certificates: Vec<Certificate>,
 }
@@ -200,6 +203,7 @@ impl Calibration {
         require(self.key.hold_back != Some(0), || "key.hold_back must be at least 1".to_owned())?;
         check_score(&self.score)?;
         self.quality.check()?;
+        self.early.as_ref().map_or(Ok(()), |early| early.check().map_err(|why| format!("early.{why}")))?;
         self.certificates.iter().enumerate().try_for_each(|(place, certificate)| {
             certificate.check(self).map_err(|why| format!("certificates[{place}]: {why}"))
         })

@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::running::decimal;
-use super::{Calibration, Feature, Running};
+use super::gap::Predictor;
+use super::{Calibration, Early, Feature, Running};
 
 /// What a gate looks at.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,13 @@ pub enum Measure {
     Raw(Feature),
     /// The score of a calibration.
     Calibrated(Arc<Calibration>),
+    /// Minus the gap that is predicted between the upstream's answer and this one.
+    Worth {
+        /// Predicts it.
+        predictor: Arc<Predictor>,
+        /// The prompt's part in it.
+        part_of_prompt: f64,
+    },
 }
 
 impl Measure {
@@ -26,6 +34,7 @@ impl Measure {
             Measure::Raw(feature) => answer.value(*feature),
             Measure::Calibrated(calibration) => (answer.tokens() > 0)
                 .then(|| calibration.score.value(|feature| answer.value(feature).unwrap_or(f64::NAN))),
+            Measure::Worth { predictor, part_of_prompt } => predictor.after(*part_of_prompt, answer).map(|gap| -gap),
         }
     }
 
@@ -34,6 +43,7 @@ impl Measure {
         match self {
             Measure::Raw(feature) => feature.can_only_fall(),
             Measure::Calibrated(calibration) => calibration.score.can_only_fall(),
+            Measure::Worth { .. } => false,
         }
     }
 }
@@ -43,6 +53,7 @@ impl fmt::Display for Measure {
         match self {
             Measure::Raw(feature) => f.write_str(feature.name()),
             Measure::Calibrated(calibration) => f.write_str(&calibration.name),
+            Measure::Worth { .. } => f.write_str("-gap"),
         }
     }
 }
@@ -80,6 +91,30 @@ impl Judge {
     /// Whether the answer so far, taken as the whole, is accepted. Without a token it never is.
     pub fn accepts_answer(&self, answer: &Running) -> bool {
         self.measure.value(answer).is_some_and(|value| self.accepts(value))
+    }
+
+    /// Whether it may give up an answer that will hardly become good enough.
+    pub fn gives_up(&self) -> bool {
+        self.early().is_some()
+    }
+
+    /// Whether the answer so far, which goes on, will hardly be accepted at its end ([`super::Early`]);
+    /// to be asked after each token.
+    pub fn is_unlikely(&self, answer: &Running) -> bool {
+        let below = |early: &Early| early.is_below(self.at_least, answer.tokens(), self.measure.value(answer));
+        self.early().is_some_and(below)
+    }
+
+    fn early(&self) -> Option<&Early> {
+        match &self.measure {
+            Measure::Calibrated(calibration) => calibration.early.as_ref(),
+            Measure::Raw(_) | Measure::Worth { .. } => None,
+        }
+    }
+
+    /// Whether it weighs the answer's worth against a price.
+    pub fn is_by_value(&self) -> bool {
+        matches!(self.measure, Measure::Worth { .. })
     }
 
     /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.

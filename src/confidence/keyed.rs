@@ -39,6 +39,8 @@ pub enum Uncertified {
     MaxTokens,
     /// Another part of the answer is judged.
     HoldBack,
+    /// The conversation stays with the stage that answered before: no gate was asked.
+    Pinned,
     /// The gate refused the answer, and it was served after all because a later stage failed.
     Refused,
 }
@@ -60,6 +62,7 @@ impl Uncertified {
             Uncertified::Constraint => "constraint",
             Uncertified::MaxTokens => "max_tokens",
             Uncertified::HoldBack => "hold_back",
+            Uncertified::Pinned => "pinned",
             Uncertified::Refused => "refused",
         }
     }

@@ -1,7 +1,8 @@
 //! Checked → running: engines, pools and routes of one generation.
 //!
 //! What did not change is carried over from the generation before: an unchanged upstream keeps
-//! its connections, budgets and breaker, an unchanged model its engine and cache.
+//! its connections, budgets and breaker, an unchanged model its engine and cache; what was spent, and
+//! which conversation stays where, is never forgotten.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +35,8 @@ pub(super) async fn build(
             errors.into_iter().map(problem).collect::<Vec<_>>()
         },
     )?;
-    let backends = wire_backends(&checked, &host, &upstreams);
+    let lasting = previous.map(|snapshot| Arc::clone(&snapshot.backends.lasting)).unwrap_or_default();
+    let backends = Backends { lasting, ..wire_backends(&checked, &host, &upstreams) };
     let names = checked.names();
     let mut virtuals: HashMap<String, Arc<Policy>> =
         std::mem::take(&mut checked.virtuals).into_iter().map(|one| (one.name, Arc::new(one.policy))).collect();

@@ -6,6 +6,7 @@
 
 mod cascade;
 mod direct;
+mod pins;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use http::HeaderMap;
 
-use crate::account::{Attempt, Meter, Reason};
+use crate::account::{Attempt, Meter, Pacers, Reason};
 use crate::backend::{Backend, Call, Completion};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::plan::Plan;
@@ -28,6 +29,16 @@ pub struct Backends {
     pub models: BTreeMap<ModelId, Arc<dyn Backend>>,
     /// Upstreams that pass any name on, by upstream name.
     pub wildcards: BTreeMap<String, Arc<dyn Backend>>,
+    /// What is remembered from request to request, and from configuration to configuration.
+    pub lasting: Arc<Lasting>,
+}
+
+/// What outlives a request and a reload.
+#[derive(Debug, Default)]
+pub struct Lasting {
+    /// What was spent of every budget that is held at a rate.
+    pub pacers: Arc<Pacers>,
+    pins: pins::Pins,
 }
 
 impl Backends {
@@ -47,7 +58,10 @@ pub async fn run(plan: Plan, request: Arc<Request>, backends: &Backends, meter: 
     match plan {
         Plan::Direct { targets } => direct::run(&targets, &asking).await,
         // Boxed: most requests need none of it.
-        Plan::Cascade { stages, on_failure } => Box::pin(cascade::run(&stages, on_failure, &asking)).await,
+        Plan::Cascade { stages, on_failure, pin } => {
+            let session = pin.and_then(|pin| pins::Session::of(pin, &asking));
+            Box::pin(cascade::run(&stages, on_failure, session.as_ref(), &asking)).await
+        }
         Plan::Reject { status, message, code } => {
             let kind = match status.as_u16() {
                 401 => Kind::Unauthenticated,

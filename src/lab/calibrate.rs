@@ -11,7 +11,8 @@ mod tests;
 
 use std::str::FromStr;
 
-use super::records::Records;
+use super::early::{GivingUp, Saving};
+use super::records::{Answered, Records};
 use crate::confidence::certify::{Grid, Plan, Promise, Refusal, Row};
 use crate::confidence::{
     Basis, Calibration, Certificate, Feature, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Score, Split,
@@ -35,6 +36,8 @@ pub struct Settings {
     pub date: String,
     /// What is to be certified; `None`: nothing.
     pub promise: Option<Promise>,
+    /// The chance to end well that may be given away by giving answers up early; `None`: none are.
+    pub early: Option<f64>,
     /// The attempts at a certificate made on this slice before, each on its own labels.
     pub attempts: u32,
 }
@@ -46,6 +49,8 @@ pub struct Made {
     pub calibration: Calibration,
     /// Why the certificate was refused. The attempt is spent: the file must be kept.
     pub refusal: Option<Refusal>,
+    /// What giving answers up early saves and loses, where that was wanted.
+    pub saving: Option<Saving>,
 }
 
 /// A kind of score, as the command line names it.
@@ -91,7 +96,12 @@ pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String>
     let (fit_side, other_side) = sides(records);
     let score = fit(&fit_side, records, settings.score)?;
     let (fit_rows, rows) = (scored(&score, &fit_side), scored(&score, &other_side));
-    let certified = settings.promise.map(|promise| certify(promise, settings.attempts + 1, &fit_rows, &rows));
+    let seen: Vec<f64> = fit_rows.iter().map(|row| row.0).collect();
+    let grid = Grid::of_scores(&seen, GRID_POINTS);
+    let giving_up =
+        settings.early.map(|epsilon| GivingUp::learn(records, &score, (epsilon, FIT_SHARE), &grid));
+    let standing = giving_up.as_ref().map_or_else(|| rows.clone(), GivingUp::rows);
+    let certified = settings.promise.map(|promise| certify(promise, settings.attempts + 1, grid.clone(), &standing));
     let (certificates, refusal) = match certified {
         None => (Vec::new(), None),
         Some(Ok(certificate)) => (vec![certificate], None),
@@ -101,6 +111,9 @@ pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String>
     let quality = Quality::of(&rows, score.is_probability()).ok_or_else(|| {
         format!("the {} answers kept for measuring are all right or all wrong; grade more", rows.len())
     })?;
+    let middle = grid.thresholds().get(grid.thresholds().len() / 2);
+    let threshold = certificates.first().map(|it: &Certificate| &it.threshold).or(middle);
+    let saving = giving_up.as_ref().zip(threshold).map(|(rule, threshold)| rule.saving(*threshold));
     let calibration = Calibration {
         version: Calibration::VERSION,
         name: settings.name.clone(),
@@ -121,9 +134,10 @@ pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String>
         quality,
         date: settings.date.clone(),
         attempts: settings.attempts + u32::from(settings.promise.is_some()),
+        early: giving_up.map(|rule| rule.early),
         certificates,
     };
-    calibration.render().map(|_| Made { calibration, refusal })
+    calibration.render().map(|_| Made { calibration, refusal, saving })
 }
 
 /// The boldest threshold of a grid, made of the scores that the fit saw, for which the other side's
@@ -131,11 +145,10 @@ pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String>
 fn certify(
     promise: Promise,
     attempt: u32,
-    fit_rows: &[(f64, bool)],
+    grid: Grid,
     rows: &[(f64, bool)],
 ) -> Result<Certificate, Refusal> {
-    let seen: Vec<f64> = fit_rows.iter().map(|row| row.0).collect();
-    let plan = Plan::new(promise.at_attempt(attempt), Grid::of_scores(&seen, GRID_POINTS));
+    let plan = Plan::new(promise.at_attempt(attempt), grid);
     let labelled: Vec<Row> =
         rows.iter().map(|&(score, right)| Row { score, loss: f64::from(u8::from(!right)) }).collect();
     let certified = plan.certify(&labelled)?;
@@ -153,9 +166,9 @@ fn certify(
 
 /// The answers for the fit, and the others.
 fn sides(records: &Records) -> (Vec<Graded>, Vec<Graded>) {
-    let is_for_fit = |(id, _): &(&String, &Graded)| Split::of(id, FIT_SHARE) == Split::Fit;
+    let is_for_fit = |(id, _): &(&String, &Answered)| Split::of(id, FIT_SHARE) == Split::Fit;
     let (fit, other): (Vec<_>, Vec<_>) = records.answers.iter().partition(is_for_fit);
-    let graded = |side: Vec<(&String, &Graded)>| side.into_iter().map(|(_, graded)| *graded).collect();
+    let graded = |side: Vec<(&String, &Answered)>| side.into_iter().map(|(_, answered)| answered.graded).collect();
     (graded(fit), graded(other))
 }
 

@@ -19,11 +19,20 @@ pub struct Records {
     /// The SHA-256 of the model's file.
     pub model_sha256: String,
     /// Answers by id.
-    pub answers: BTreeMap<String, Graded>,
+    pub answers: BTreeMap<String, Answered>,
     /// The features that all answers have.
     pub known: Vec<Feature>,
     /// Answers left out: constrained, or without tokens.
     pub left_out: usize,
+}
+
+/// A graded answer, token by token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answered {
+    /// Its features and its grade.
+    pub graded: Graded,
+    /// Its tokens.
+    pub trace: Trace,
 }
 
 #[derive(Debug, Deserialize)]
@@ -77,10 +86,10 @@ impl Records {
         }
         let known = known(found.values().map(|(_, record)| record));
         let grade = |(id, (place, record)): (String, (usize, Record))| match record.grade() {
-            Ok(graded) => Ok((id, graded)),
+            Ok(answered) => Ok((id, answered)),
             Err(why) => Err(format!("line {place}: {why}")),
         };
-        let answers: Result<BTreeMap<String, Graded>, String> = found.into_iter().map(grade).collect();
+        let answers: Result<BTreeMap<String, Answered>, String> = found.into_iter().map(grade).collect();
         Ok(Records { model_sha256: file, answers: answers?, known, left_out })
     }
 }
@@ -98,7 +107,7 @@ fn known<'r>(records: impl Iterator<Item = &'r Record> + Clone) -> Vec<Feature> 
 }
 
 impl Record {
-    fn grade(self) -> Result<Graded, String> {
+    fn grade(self) -> Result<Answered, String> {
         let tokens = self.logprobs.len();
         let margins = match (self.margins, &self.top_logprobs) {
             (Some(margins), _) => margins,
@@ -115,7 +124,7 @@ impl Record {
         let ended = self.finish.as_deref() == Some("stop");
         let trace = Trace { logprobs: self.logprobs, margins, entropies, ended };
         let features = Running::of(&trace).features().ok_or("no token")?;
-        Ok(Graded { features, right: self.right })
+        Ok(Answered { graded: Graded { features, right: self.right }, trace })
     }
 }
 

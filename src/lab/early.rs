@@ -1,0 +1,136 @@
+//! When answers are given up before their end: learned on answers whose end is known, and measured.
+//!
+//! For a grid of thresholds and some numbers of tokens, the limit is the highest score so far below
+//! which fewer than epsilon of the answers that went on ended at or above the threshold, counted with
+//! one more that did (Laplace), so that few answers set no limit. Promises: the limits are learned on
+//! the side of the fit alone; a row stands for the whole rule, early end included, when it is
+//! certified. Called by `calibrate`.
+
+use super::records::{Answered, Records};
+use crate::confidence::certify::Grid;
+use crate::confidence::{Early, Level, Limit, Running, Score, Split};
+use crate::request::Token;
+
+/// After how many tokens an answer may be given up.
+const LOOKED_AT: [u64; 10] = [1, 2, 3, 4, 6, 8, 16, 32, 64, 128];
+
+/// What giving up would have saved and lost at one threshold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Saving {
+    /// The threshold.
+    pub threshold: f64,
+    /// The share of all tokens that would not have been generated.
+    pub saved: f64,
+    /// The share of the answers otherwise kept that would have been given up.
+    pub lost: f64,
+}
+
+/// An answer's score on its way.
+#[derive(Debug, Clone, PartialEq)]
+struct Path {
+    score: f64,
+    right: bool,
+    tokens: u64,
+    /// (tokens, score so far), where it went on.
+    on_the_way: Vec<(u64, f64)>,
+}
+
+impl Path {
+    fn of(answered: &Answered, score: &Score) -> Path {
+        let trace = &answered.trace;
+        let tokens = trace.len() as u64;
+        let mut running = Running::default();
+        let mut on_the_way = Vec::new();
+        for (place, logprob) in (1..).zip(&trace.logprobs) {
+            let at = place as usize - 1;
+            let end = trace.ended && place == tokens;
+            let (margin, entropy) = (trace.margins[at], trace.entropies[at]);
+            running.push(&Token { logprob: *logprob, margin, entropy, end, bytes: Default::default(), top: Vec::new() });
+            if LOOKED_AT.contains(&place) && !end {
+                on_the_way.push((place, value(score, &running)));
+            }
+        }
+        Path { score: value(score, &running), right: answered.graded.right, tokens, on_the_way }
+    }
+
+    fn at(&self, tokens: u64) -> Option<f64> {
+        self.on_the_way.iter().find(|step| step.0 == tokens).map(|step| step.1)
+    }
+
+    /// After how many tokens it is given up; `None`: never.
+    fn given_up(&self, early: &Early, threshold: f64) -> Option<u64> {
+        let below = |step: &&(u64, f64)| early.is_below(threshold, step.0, Some(step.1));
+        self.on_the_way.iter().find(below).map(|step| step.0)
+    }
+}
+
+fn value(score: &Score, running: &Running) -> f64 {
+    score.value(|feature| running.value(feature).unwrap_or(f64::NAN))
+}
+
+/// The rule, and the answers of the other side, which it has not seen.
+#[derive(Debug)]
+pub(super) struct GivingUp {
+    pub(super) early: Early,
+    others: Vec<Path>,
+}
+
+impl GivingUp {
+    /// Learns the limits on the answers whose ids are for the fit.
+    pub(super) fn learn(records: &Records, score: &Score, (epsilon, fit_share): (f64, f64), grid: &Grid) -> GivingUp {
+        let (fit, others): (Vec<_>, Vec<_>) =
+            records.answers.iter().partition(|(id, _)| Split::of(id, fit_share) == Split::Fit);
+        let paths = |side: Vec<(&String, &Answered)>| side.iter().map(|(_, it)| Path::of(it, score)).collect::<Vec<_>>();
+        let fit = paths(fit);
+        let mut thresholds = grid.thresholds().to_vec();
+        thresholds.sort_by(f64::total_cmp);
+        let level = |threshold: f64| {
+            let limit = |&tokens: &u64| limit(&fit, tokens, threshold, epsilon).map(|below| Limit { tokens, below });
+            Level { threshold, limits: LOOKED_AT.iter().filter_map(limit).collect() }
+        };
+        let early = Early { epsilon, levels: thresholds.into_iter().map(level).collect() };
+        GivingUp { early, others: paths(others) }
+    }
+
+    /// The other side's answers: the highest threshold of the grid at which each is kept, early end
+    /// included (minus infinity: at none), and whether it is right.
+    pub(super) fn rows(&self) -> Vec<(f64, bool)> {
+        let row = |path: &Path| {
+            let stands = self.early.stands_at(path.score, |tokens| path.at(tokens));
+            (stands.unwrap_or(f64::NEG_INFINITY), path.right)
+        };
+        self.others.iter().map(row).collect()
+    }
+
+    /// What the rule saves and loses on the other side's answers.
+    pub(super) fn saving(&self, threshold: f64) -> Saving {
+        let (mut tokens, mut saved, mut kept, mut lost) = (0, 0, 0, 0);
+        for path in &self.others {
+            let given_up = path.given_up(&self.early, threshold);
+            tokens += path.tokens;
+            saved += given_up.map_or(0, |at| path.tokens - at);
+            kept += u32::from(path.score >= threshold);
+            lost += u32::from(path.score >= threshold && given_up.is_some());
+        }
+        let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+        Saving { threshold, saved: share(saved as f64, tokens as f64), lost: share(lost.into(), kept.into()) }
+    }
+}
+
+/// The highest score after so many tokens below which too few answers ended well.
+fn limit(paths: &[Path], tokens: u64, threshold: f64, epsilon: f64) -> Option<f64> {
+    let mut steps: Vec<(f64, bool)> =
+        paths.iter().filter_map(|path| Some((path.at(tokens)?, path.score >= threshold))).collect();
+    steps.retain(|step| step.0.is_finite());
+    steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (mut below, mut well, mut found) = (0_u32, 0_u32, None);
+    for (place, &(score, ended_well)) in steps.iter().enumerate() {
+        below += 1;
+        well += u32::from(ended_well);
+        let next = steps.get(place + 1).map_or(score.next_up(), |next| next.0);
+        if next > score && f64::from(well + 1) < epsilon * f64::from(below + 1) {
+            found = Some(next);
+        }
+    }
+    found
+}
