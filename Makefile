@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local \
-        bench-certificates eval \
+        bench-certificates bench-pacing eval \
         models deps deps-bench
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -57,6 +57,9 @@ bench-local: deps build  ## tokens per second and time to first token: the bare 
 
 bench-certificates: deps  ## do promises hold: certificates from samples of the answers that `make eval` recorded
 	cargo bench --locked --bench certificates
+
+bench-pacing: deps  ## does a budget hold over a varying load, and what value per dollar is worth; needs the answers of `make eval`
+	cargo bench --locked --bench pacing -- --out benches/pacing/results.md
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py

@@ -23,6 +23,7 @@ const LEAST_ROWS: usize = 50;
 /// A request that both models answered.
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
+    id: String,
     example: Example,
     local: f64,
     upstream: f64,
@@ -37,6 +38,23 @@ pub struct Pairs {
     known: Vec<Feature>,
     /// The SHA-256 of the local model's file.
     pub local_sha256: String,
+}
+
+/// A request, and what was predicted of it without having learned from it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Predicted {
+    /// Its name.
+    pub id: String,
+    /// Quality of the local answer.
+    pub local: f64,
+    /// Quality of the upstream's.
+    pub upstream: f64,
+    /// By the prompt alone.
+    pub before: f64,
+    /// By prompt and answer.
+    pub after: f64,
+    /// The sum of the answer's log-probabilities.
+    pub sum_logprob: f64,
 }
 
 /// How good the predictions are on requests not learned from: the mean share of the gap that is
@@ -104,7 +122,7 @@ impl Pairs {
             let (here, there) = (quality(answered.graded.right), quality(*right));
             let features = answered.graded.features;
             let example = Example { prompt: prompt.clone(), features, gap: there - here };
-            rows.push(Row { example, local: here, upstream: there, sum: features.get(Feature::SumLogprob) });
+            rows.push(Row { id: id.clone(), example, local: here, upstream: there, sum: features.get(Feature::SumLogprob) });
         }
         if rows.len() < LEAST_ROWS {
             let found = rows.len();
@@ -126,24 +144,50 @@ impl Pairs {
         fit(&self.rows, &self.known, about)
     }
 
-    /// What a fit on half of the prompts is worth on the others.
+    /// What a target made of (local, upstream) qualities is predicted to be, by a fit on the half of
+    /// the prompts that the request is not of.
+    pub fn predict(&self, about: &About, target: impl Fn(f64, f64) -> f64) -> Vec<Predicted> {
+        let aimed = |row: &Row| {
+            let example = Example { gap: target(row.local, row.upstream), ..row.example.clone() };
+            Row { example, ..row.clone() }
+        };
+        let (one, other): (Vec<Row>, Vec<Row>) =
+            self.rows.iter().map(aimed).partition(|row| Split::of(&row.example.prompt, 0.5) == Split::Fit);
+        let sides = [(&one, &other), (&other, &one)].map(|(seen, unseen)| {
+            let fitted = fit(seen, &self.known, about.clone());
+            unseen.iter().map(move |row| row.predicted(&fitted)).collect::<Vec<_>>()
+        });
+        sides.concat()
+    }
+
+    /// What fits on half of the prompts are worth on the others.
     pub fn measure(&self, about: &About) -> Quality {
-        let (seen, unseen): (Vec<Row>, Vec<Row>) =
-            self.rows.iter().cloned().partition(|row| Split::of(&row.example.prompt, 0.5) == Split::Fit);
-        let fitted = fit(&seen, &self.known, about.clone());
-        let by = |rank: &dyn Fn(&Row) -> f64| {
-            let mut ranked: Vec<Ranked> = unseen
-                .iter()
-                .map(|row| Ranked { rank: rank(row), local: row.local, upstream: row.upstream, cost: 1.0 })
-                .collect();
+        let rows = self.predict(about, |local, upstream| upstream - local);
+        let by = |rank: &dyn Fn(&Predicted) -> f64| {
+            let ranked =
+                rows.iter().map(|row| Ranked { rank: rank(row), local: row.local, upstream: row.upstream, cost: 1.0 });
+            let mut ranked: Vec<Ranked> = ranked.collect();
             sort(&mut ranked);
             apgr(&ranked)
         };
         Quality {
-            rows: unseen.len(),
-            before: by(&|row| fitted.before(&row.example.prompt)),
-            after: by(&|row| fitted.gap_of(&row.example)),
-            sum: by(&|row| -row.sum),
+            rows: rows.len(),
+            before: by(&|row| row.before),
+            after: by(&|row| row.after),
+            sum: by(&|row| -row.sum_logprob),
+        }
+    }
+}
+
+impl Row {
+    fn predicted(&self, by: &Predictor) -> Predicted {
+        Predicted {
+            id: self.id.clone(),
+            local: self.local,
+            upstream: self.upstream,
+            before: by.before(&self.example.prompt),
+            after: by.gap_of(&self.example),
+            sum_logprob: self.sum,
         }
     }
 }

@@ -40,10 +40,10 @@ struct Usual {
 impl<'s> Compiler<'s, '_> {
     pub(super) fn cascade(&mut self, then: &Section<'_, 's>) -> Option<Plan> {
         let entry = self.form.required(then, "cascade")?;
-        let drafts = self.drafts(then, entry)?;
-        self.check_stages(then, entry, &drafts);
-        let (last, gated) = drafts.split_last()?;
-        let usual = self.usual(then, gated)?;
+        let drafts = self.drafts(then, entry);
+        self.check_stages(then, entry, drafts.as_deref().unwrap_or_default());
+        let gated = drafts.as_deref().and_then(|drafts| drafts.split_last()).map_or(&[][..], |(_, gated)| gated);
+        let usual = self.usual(then, gated, drafts.is_some());
         let on_failure = match then.table.get("on_failure") {
             Some(entry) => self.on_failure(&then.title, entry),
             None => Some(OnFailure::default()),
@@ -52,6 +52,7 @@ impl<'s> Compiler<'s, '_> {
             Some(entry) => self.pin(&then.title, entry).map(Some),
             None => Some(None),
         };
+        let (last, usual) = (drafts.as_ref()?.last()?, usual?);
         let mut stages: Vec<Stage> =
             gated.iter().map(|draft| self.stage(draft, &usual)).collect::<Vec<_>>().into_iter().collect::<Option<_>>()?;
         stages.push(Stage { model: last.model.clone(), gate: None, skip: None });
@@ -116,7 +117,8 @@ impl<'s> Compiler<'s, '_> {
         }
     }
 
-    fn usual(&mut self, then: &Section<'_, 's>, gated: &[Draft<'_, 's>]) -> Option<Usual> {
+    /// `known`: whether the stages could be read.
+    fn usual(&mut self, then: &Section<'_, 's>, gated: &[Draft<'_, 's>], known: bool) -> Option<Usual> {
         let without = |key: &'static str| {
             gated.iter().filter(move |draft| draft.own(key).is_none()).map(|draft| draft.model.clone()).collect()
         };
@@ -126,7 +128,7 @@ impl<'s> Compiler<'s, '_> {
         };
         let (to_accept, to_skip): (Vec<ModelId>, Vec<ModelId>) = (without("accept"), without("skip_local"));
         let accept = match then.table.get("accept") {
-            None if to_accept.is_empty() && !gated.is_empty() => Some(None),
+            None if !known || to_accept.is_empty() && !gated.is_empty() => Some(None),
             Some(entry) if to_accept.is_empty() && !gated.is_empty() => {
                 let message = format!("{}: every stage has an accept of its own; leave this one out", then.title);
                 self.form.problem(entry.span(), message);

@@ -2,6 +2,7 @@
 
 mod accept;
 mod problems;
+mod value;
 
 use super::*;
 use crate::confidence::{Accept, Feature, Judge};
