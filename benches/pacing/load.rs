@@ -29,7 +29,13 @@ fn load(rows: &[Row], random: &mut Xoshiro256PlusPlus) -> Vec<Arrival> {
             burst_until = at + 300.0;
         }
         let hour = at / HOUR % 24.0;
-        let rate = if at < burst_until { 10.0 } else if hour < 7.0 { 0.1 } else { 1.0 } * USUAL;
+        let rate = if at < burst_until {
+            10.0
+        } else if hour < 7.0 {
+            0.1
+        } else {
+            1.0
+        } * USUAL;
         at += -random.random::<f64>().max(f64::MIN_POSITIVE).ln() / rate;
         let row = rows[random.random_range(0..rows.len())];
         arrivals.push(Arrival { at, row, dearer: 1.0 + 0.5 * at / end });

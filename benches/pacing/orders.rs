@@ -60,7 +60,8 @@ pub(crate) fn report(log: &Requests, seed: u64) -> String {
         let cells = SHARES.map(|share| format!(" {:.4} |", quality(&all, order, share)));
         text += &format!("| {} |{}\n", order.0, cells.concat());
     }
-    let random = SHARES.map(|share| format!(" {:.4} |", mean(|row| row.local) + share * mean(|row| row.upstream - row.local)));
+    let random =
+        SHARES.map(|share| format!(" {:.4} |", mean(|row| row.local) + share * mean(|row| row.upstream - row.local)));
     text += &format!("| at random |{}\n\n", random.concat());
     let last = &ORDERS[ORDERS.len() - 1];
     text += &format!(

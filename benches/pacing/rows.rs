@@ -103,14 +103,8 @@ pub(crate) fn recorded(records: &Path, tasks: &Path, local: &str, upstream: &str
 /// A public log: prompts only; answers are taken to have 150 tokens, prompts a quarter of their characters.
 pub(crate) fn routellm(file: &Path) -> Result<Requests, String> {
     const TOKENS: f64 = 150.0;
-    let source = Source {
-        log: file.to_owned(),
-        form: Form::RouteLlm,
-        prompts: None,
-        local: None,
-        second: None,
-        upstream: None,
-    };
+    let source =
+        Source { log: file.to_owned(), form: Form::RouteLlm, prompts: None, local: None, second: None, upstream: None };
     let log = logs::read(&source).map_err(|problem| problem.to_string())?;
     let (one, other): (Vec<_>, Vec<_>) = log.rows.iter().partition(|row| Split::of(&row.prompt, 0.5) == Split::Fit);
     let mut rows = Vec::new();

@@ -85,7 +85,9 @@ impl Calibrate {
         fs::write(&self.out, made.calibration.render()?).map_err(|error| format!("{out}: cannot write: {error}"))?;
         print!("{}", told(&made.calibration, &records));
         if let Some(Saving { threshold, saved, lost }) = made.saving {
-            println!("given up early at {threshold}: {saved:.3} of the tokens saved, {lost:.3} of the answers otherwise kept lost");
+            println!(
+                "given up early at {threshold}: {saved:.3} of the tokens saved, {lost:.3} of the answers otherwise kept lost"
+            );
         }
         made.refusal.map_or(Ok(()), |why| Err(format!("{file}: no certificate: {why}")))
     }

@@ -10,9 +10,9 @@ use clap::Args;
 
 use super::calibrate::today;
 use crate::confidence::gap::Predictor;
+use crate::lab::Report;
 use crate::lab::logs::{self, Form, Source};
 use crate::lab::replay::{Settings, replay, train};
-use crate::lab::Report;
 
 /// Flags of `weir replay`.
 #[derive(Debug, Args)]

@@ -7,8 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::running::decimal;
 use super::gap::Predictor;
+use super::running::decimal;
 use super::{Calibration, Early, Feature, Running};
 
 /// What a gate looks at.

@@ -33,12 +33,7 @@ pub(super) struct Calibrations<'a> {
 
 impl<'a> Calibrations<'a> {
     /// None read yet; `models` are those that run here.
-    pub(super) fn new(
-        names: Names,
-        models: &'a [ModelConfig],
-        hashes: &'a Hashes,
-        prices: Option<&'a Prices>,
-    ) -> Self {
+    pub(super) fn new(names: Names, models: &'a [ModelConfig], hashes: &'a Hashes, prices: Option<&'a Prices>) -> Self {
         Calibrations { names, models, hashes, prices, read: BTreeMap::new(), predictors: BTreeMap::new() }
     }
 

@@ -220,7 +220,8 @@ impl<'a> Watch<'a> {
 
     /// Takes in what is new; whether the answer will hardly become good enough.
     fn is_unlikely(&mut self, delta: &Delta) -> bool {
-        let (Some(growing), Ok(judge), Part::Text { tokens, .. }) = (&mut self.growing, &self.ruling.judge, &delta.part)
+        let (Some(growing), Ok(judge), Part::Text { tokens, .. }) =
+            (&mut self.growing, &self.ruling.judge, &delta.part)
         else {
             return false;
         };

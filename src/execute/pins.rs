@@ -90,9 +90,8 @@ impl Session {
         let found = asking.backends.lasting.pins.find(&self.hash, self.pin.time_to_live);
         let stage = found.and_then(|model| stages.iter().position(|stage| stage.model == model));
         let bound = self.pin.to == PinTo::Tier;
-        let is_ready = |stage: &usize| {
-            asking.backends.of(&stages[*stage].model).is_some_and(|backend| backend.status().ready)
-        };
+        let is_ready =
+            |stage: &usize| asking.backends.of(&stages[*stage].model).is_some_and(|backend| backend.status().ready);
         match stage.filter(|stage| bound || *stage > 0).filter(is_ready) {
             Some(stage) => {
                 asking.meter.pinned();

@@ -98,8 +98,7 @@ pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String>
     let (fit_rows, rows) = (scored(&score, &fit_side), scored(&score, &other_side));
     let seen: Vec<f64> = fit_rows.iter().map(|row| row.0).collect();
     let grid = Grid::of_scores(&seen, GRID_POINTS);
-    let giving_up =
-        settings.early.map(|epsilon| GivingUp::learn(records, &score, (epsilon, FIT_SHARE), &grid));
+    let giving_up = settings.early.map(|epsilon| GivingUp::learn(records, &score, (epsilon, FIT_SHARE), &grid));
     let standing = giving_up.as_ref().map_or_else(|| rows.clone(), GivingUp::rows);
     let certified = settings.promise.map(|promise| certify(promise, settings.attempts + 1, grid.clone(), &standing));
     let (certificates, refusal) = match certified {
@@ -142,12 +141,7 @@ pub fn calibrate(records: &Records, settings: &Settings) -> Result<Made, String>
 
 /// The boldest threshold of a grid, made of the scores that the fit saw, for which the other side's
 /// labels prove the promise at the share of delta that this attempt may spend.
-fn certify(
-    promise: Promise,
-    attempt: u32,
-    grid: Grid,
-    rows: &[(f64, bool)],
-) -> Result<Certificate, Refusal> {
+fn certify(promise: Promise, attempt: u32, grid: Grid, rows: &[(f64, bool)]) -> Result<Certificate, Refusal> {
     let plan = Plan::new(promise.at_attempt(attempt), grid);
     let labelled: Vec<Row> =
         rows.iter().map(|&(score, right)| Row { score, loss: f64::from(u8::from(!right)) }).collect();

@@ -45,7 +45,14 @@ impl Path {
             let at = place as usize - 1;
             let end = trace.ended && place == tokens;
             let (margin, entropy) = (trace.margins[at], trace.entropies[at]);
-            running.push(&Token { logprob: *logprob, margin, entropy, end, bytes: Default::default(), top: Vec::new() });
+            running.push(&Token {
+                logprob: *logprob,
+                margin,
+                entropy,
+                end,
+                bytes: Default::default(),
+                top: Vec::new(),
+            });
             if LOOKED_AT.contains(&place) && !end {
                 on_the_way.push((place, value(score, &running)));
             }
@@ -80,7 +87,8 @@ impl GivingUp {
     pub(super) fn learn(records: &Records, score: &Score, (epsilon, fit_share): (f64, f64), grid: &Grid) -> GivingUp {
         let (fit, others): (Vec<_>, Vec<_>) =
             records.answers.iter().partition(|(id, _)| Split::of(id, fit_share) == Split::Fit);
-        let paths = |side: Vec<(&String, &Answered)>| side.iter().map(|(_, it)| Path::of(it, score)).collect::<Vec<_>>();
+        let paths =
+            |side: Vec<(&String, &Answered)>| side.iter().map(|(_, it)| Path::of(it, score)).collect::<Vec<_>>();
         let fit = paths(fit);
         let mut thresholds = grid.thresholds().to_vec();
         thresholds.sort_by(f64::total_cmp);
@@ -133,4 +141,84 @@ fn limit(paths: &[Path], tokens: u64, threshold: f64, epsilon: f64) -> Option<f6
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::confidence::certify::{Promise, Risk};
+    use crate::confidence::{Feature, Raw};
+    use crate::lab::calibrate::{Made, Settings, Wanted, calibrate};
+
+    /// Of six tokens each; half begin and go on badly, and are wrong; one in 80 only begins badly.
+    fn records(rows: usize) -> Records {
+        let line = |row: usize| {
+            let logprobs = match (row % 80, row % 2) {
+                (1, _) => [-0.6, -0.02, -0.02, -0.02, -0.02, -0.02],
+                (_, 0) => [-0.1 - (row % 7) as f64 / 100.0; 6],
+                _ => [-0.7; 6],
+            };
+            json!({"model": "local/s", "id": format!("row-{row}"), "right": row % 2 == 0 || row % 80 == 1, "finish": "stop",
+                "file": "ab".repeat(32), "logprobs": logprobs, "margins": [1.0; 6]})
+            .to_string()
+                + "\n"
+        };
+        Records::parse(&(0..rows).map(line).collect::<String>(), "local/s").unwrap()
+    }
+
+    fn made(early: Option<f64>) -> Made {
+        let settings = Settings {
+            name: "s".into(),
+            model: "local/s".into(),
+            slice: "s".into(),
+            score: Wanted::Raw(Feature::SumLogprob),
+            max_tokens: None,
+            date: "2026-11-24".into(),
+            promise: Some(Promise::check(Risk::Selective, 0.1, 0.1).unwrap()),
+            early,
+            attempts: 0,
+        };
+        calibrate(&records(800), &settings).unwrap()
+    }
+
+    fn path(score: f64, after_two: f64) -> Path {
+        Path { score, right: true, tokens: 4, on_the_way: vec![(2, after_two)] }
+    }
+
+    #[test]
+    fn a_limit_is_the_highest_below_which_too_few_end_well() {
+        let paths = |bad: usize| {
+            let bad = (0..bad).map(|_| path(-9.0, -2.0));
+            bad.chain((0..10).map(|_| path(-1.0, -1.0))).collect::<Vec<_>>()
+        };
+        assert_eq!(limit(&paths(30), 2, -3.0, 0.05), Some(-1.0));
+        assert_eq!(limit(&paths(18), 2, -3.0, 0.05), None, "one more that ended well would be too many");
+        assert_eq!(limit(&paths(30), 4, -3.0, 0.05), None, "none went on");
+        assert_eq!(limit(&paths(30), 2, 0.0, 0.05), Some((-1.0_f64).next_up()), "nobody ends so well");
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_counted_as_kept_when_the_rule_is_certified() {
+        let (with, without) = (made(Some(0.05)), made(None));
+        let [with_one, without_one] = [&with, &without].map(|made| made.calibration.certificates[0].clone());
+        assert_eq!(with_one.threshold, without_one.threshold);
+        assert!(with_one.kept < without_one.kept, "those that only began badly: {with_one:?} {without_one:?}");
+        let Saving { threshold, saved, lost } = with.saving.unwrap();
+        assert_eq!(threshold, with_one.threshold);
+        assert!((0.35..0.45).contains(&saved), "{saved}: five of six tokens of the bad half");
+        let share = 1.0 - with_one.kept as f64 / without_one.kept as f64;
+        assert!((lost - share).abs() < 1e-9, "{lost} {share}");
+        assert!(without.calibration.early.is_none() && without.saving.is_none());
+    }
+
+    #[test]
+    fn a_path_is_looked_at_where_the_answer_goes_on() {
+        let records = records(2);
+        let score = Score::Feature(Raw { feature: Feature::SumLogprob });
+        let path = Path::of(&records.answers["row-0"], &score);
+        assert_eq!(path.on_the_way.iter().map(|step| step.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!((path.at(4).unwrap() + 0.4).abs() < 1e-6 && (path.score + 0.6).abs() < 1e-6);
+    }
 }

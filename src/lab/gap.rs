@@ -102,19 +102,22 @@ impl Asked {
 }
 
 impl Pairs {
-    /// Joins the answers of two models in `records` (as `weir calibrate` reads them; of the upstream
-    /// model id and right are enough) with the prompts, one JSON object per line: `id`, and `prompt`
+    /// Joins the answers of two models in `records` (as `weir calibrate` reads them; of the upstream's
+    /// no tokens are needed) with the prompts, one JSON object per line: `id`, and `prompt`
     /// or `messages`.
     ///
     /// # Errors
     /// A line that cannot be read; too few requests that both answered.
     pub fn join(records: &str, prompts: &str, local: &str, upstream: &str) -> Result<Pairs, String> {
         let ours = Records::parse(records, local)?;
-        let is_theirs = |grade: &Grade| grade.model == upstream && grade.form.as_deref().is_none_or(|form| form == "free");
+        let is_theirs =
+            |grade: &Grade| grade.model == upstream && grade.form.as_deref().is_none_or(|form| form == "free");
         let theirs: BTreeMap<String, bool> =
             lines::<Grade>(records)?.into_iter().filter(is_theirs).map(|grade| (grade.id, grade.right)).collect();
-        let prompts: BTreeMap<String, String> =
-            lines::<Asked>(prompts)?.into_iter().filter_map(|asked| Some((asked.id.clone(), asked.prompt()?))).collect();
+        let prompts: BTreeMap<String, String> = lines::<Asked>(prompts)?
+            .into_iter()
+            .filter_map(|asked| Some((asked.id.clone(), asked.prompt()?)))
+            .collect();
         let mut rows = Vec::new();
         for (id, answered) in &ours.answers {
             let (Some(right), Some(prompt)) = (theirs.get(id), prompts.get(id)) else { continue };
@@ -122,7 +125,13 @@ impl Pairs {
             let (here, there) = (quality(answered.graded.right), quality(*right));
             let features = answered.graded.features;
             let example = Example { prompt: prompt.clone(), features, gap: there - here };
-            rows.push(Row { id: id.clone(), example, local: here, upstream: there, sum: features.get(Feature::SumLogprob) });
+            rows.push(Row {
+                id: id.clone(),
+                example,
+                local: here,
+                upstream: there,
+                sum: features.get(Feature::SumLogprob),
+            });
         }
         if rows.len() < LEAST_ROWS {
             let found = rows.len();
@@ -242,7 +251,7 @@ mod tests {
             let id = format!("r{row}");
             let ours = json!({"model": "local/s", "id": id, "right": here, "file": "ab".repeat(32), "finish": "stop",
                 "logprobs": [logprob, logprob * 0.5], "margins": [1.0 - logprob, 2.0]});
-            let theirs = json!({"model": "up/l", "id": id, "right": there});
+            let theirs = json!({"model": "up/l", "id": id, "right": there, "file": "cd"});
             records += &format!("{ours}\n{theirs}\n");
             let text = if sum { format!("add {row} and {}", row + 1) } else { format!("riddle {row} of the sphinx") };
             prompts += &format!("{}\n", json!({"id": id, "messages": [{"role": "user", "content": text}]}));
@@ -251,7 +260,13 @@ mod tests {
     }
 
     fn about() -> About {
-        About { local: "local/s".into(), local_sha256: None, upstream: "up/l".into(), rows: 0, date: "2026-11-24".into() }
+        About {
+            local: "local/s".into(),
+            local_sha256: None,
+            upstream: "up/l".into(),
+            rows: 0,
+            date: "2026-11-24".into(),
+        }
     }
 
     #[test]

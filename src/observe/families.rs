@@ -85,10 +85,7 @@ impl Families {
             slots: gauges(&names::SLOTS)?,
             kv_used: keep(registry, GaugeVec::new(opts(&names::KV_USED), names::KV_USED.labels)?)?,
             breaker: gauges(&names::BREAKER)?,
-            pacer_lambda: keep(
-                registry,
-                GaugeVec::new(opts(&names::PACER_LAMBDA), names::PACER_LAMBDA.labels)?,
-            )?,
+            pacer_lambda: keep(registry, GaugeVec::new(opts(&names::PACER_LAMBDA), names::PACER_LAMBDA.labels)?)?,
             pacer_spent: dollars(&names::PACER_SPENT)?,
             feedback: counts(&names::FEEDBACK)?,
             reloads: counts(&names::RELOADS)?,

@@ -66,13 +66,7 @@ impl Metrics {
     pub fn new() -> Result<Metrics> {
         let registry = Registry::new();
         let families = Families::register(&registry).map_err(|fault| Error::internal(format!("metrics: {fault}")))?;
-        Ok(Metrics {
-            registry,
-            families,
-            known: RwLock::default(),
-            pacers: Mutex::default(),
-            scrape: Mutex::new(()),
-        })
+        Ok(Metrics { registry, families, known: RwLock::default(), pacers: Mutex::default(), scrape: Mutex::new(()) })
     }
 
     /// Takes over the names of a configuration: `asked` may stand in a request's `model`,

@@ -56,7 +56,8 @@ fn cascade() -> Plan {
 
 fn judged_by(accept: Accept) -> Plan {
     let gate = Some(Gate { accept: Arc::new(accept), hold_back: HoldBack::All });
-    let stages = [(LOCAL, gate), (UP, None)].map(|(name, gate)| Stage { model: ModelId::new(name), gate, skip: None }).into();
+    let stages =
+        [(LOCAL, gate), (UP, None)].map(|(name, gate)| Stage { model: ModelId::new(name), gate, skip: None }).into();
     Plan::Cascade { stages, on_failure: OnFailure::Error, pin: None }
 }
 

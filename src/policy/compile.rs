@@ -19,8 +19,12 @@ use crate::request::ModelId;
 
 /// Compiles the text of one file.
 pub(super) fn compile(place: &str, source: &str, names: &Names) -> Result<Policy, Vec<Problem>> {
-    let mut compiler =
-        Compiler { form: Form::new(place, source), vocabulary: Vocabulary::new(names), policy: "".into(), pacing: None };
+    let mut compiler = Compiler {
+        form: Form::new(place, source),
+        vocabulary: Vocabulary::new(names),
+        policy: "".into(),
+        pacing: None,
+    };
     match compiler.file() {
         Some(policy) if compiler.form.sound() => Ok(Policy { notes: compiler.form.into_notes(), ..policy }),
         _ => Err(compiler.form.into_problems()),

@@ -53,8 +53,12 @@ impl<'s> Compiler<'s, '_> {
             None => Some(None),
         };
         let (last, usual) = (drafts.as_ref()?.last()?, usual?);
-        let mut stages: Vec<Stage> =
-            gated.iter().map(|draft| self.stage(draft, &usual)).collect::<Vec<_>>().into_iter().collect::<Option<_>>()?;
+        let mut stages: Vec<Stage> = gated
+            .iter()
+            .map(|draft| self.stage(draft, &usual))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .collect::<Option<_>>()?;
         stages.push(Stage { model: last.model.clone(), gate: None, skip: None });
         self.check_prices(then, &stages);
         Some(Plan::Cascade { stages, on_failure: on_failure?, pin: pin? })

@@ -26,7 +26,8 @@ impl<'s> Compiler<'s, '_> {
         gated: &[ModelId],
         hold_back: Option<HoldBack>,
     ) -> Option<Accept> {
-        if let Some(promise) = ["max_error", "max_disagreement"].into_iter().find(|key| accept.table.contains_key(*key)) {
+        if let Some(promise) = ["max_error", "max_disagreement"].into_iter().find(|key| accept.table.contains_key(*key))
+        {
             let message = format!(
                 "{}: \"{promise}\" beside \"value\": who is kept by value depends on what was spent before, which no \
                  certificate speaks of; ask for one of the two",

@@ -10,9 +10,9 @@ mod predictor;
 mod ridge;
 pub(crate) mod scorer;
 pub(crate) mod terms;
-mod value;
 #[cfg(test)]
 mod tests;
+mod value;
 
 pub use predictor::{About, Example, Predictor};
 pub use value::{Pacing, Per, Skip, Value};

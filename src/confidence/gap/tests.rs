@@ -26,11 +26,8 @@ fn features(logprob: f32) -> Features {
 /// Proofs are worth escalating, and more so when the small model is unsure.
 fn predictor() -> Predictor {
     let rows = [("prove it", -3.0, 1.0), ("prove that", -0.1, 0.5), ("say hello", -3.0, 0.2), ("say hi", -0.1, -0.2)];
-    let example = |(prompt, logprob, gap): (&str, f32, f64)| Example {
-        prompt: prompt.into(),
-        features: features(logprob),
-        gap,
-    };
+    let example =
+        |(prompt, logprob, gap): (&str, f32, f64)| Example { prompt: prompt.into(), features: features(logprob), gap };
     let examples: Vec<Example> = rows.into_iter().cycle().take(40).map(example).collect();
     Predictor::of_answers(about(), &examples, &[Feature::SumLogprob, Feature::Ended])
 }

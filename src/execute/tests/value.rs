@@ -59,7 +59,10 @@ async fn an_escalation_must_be_worth_its_price_and_the_price_rises_with_what_is_
     assert_eq!(told.certificate, None);
     let [budget] = &backends.lasting.pacers.stand()[..] else { panic!("one budget") };
     assert_eq!((&*budget.policy, &*budget.tenant), ("p", "anonymous"));
-    assert!((budget.spent_usd - told.receipt.cost_usd.unwrap()).abs() < 1e-12, "{budget:?}: not as expected, as it was");
+    assert!(
+        (budget.spent_usd - told.receipt.cost_usd.unwrap()).abs() < 1e-12,
+        "{budget:?}: not as expected, as it was"
+    );
     for _ in 0..20 {
         ask_again(&mut backends, &answering(-0.75), &large(), plan(by_value(), None, None)).await;
     }
@@ -181,7 +184,13 @@ async fn each_gated_stage_has_a_gate_of_its_own() {
         let plan = Plan::Cascade { stages: stages.clone(), on_failure: OnFailure::Error, pin: None };
         let told = House::of(&[(LOCAL, &a), (MIDDLE, &b), (UP, &c)]).ask(plan).await;
         assert_eq!(told.text(), text);
-        let served = if text == "big" { UP } else if first > -0.2 { LOCAL } else { MIDDLE };
+        let served = if text == "big" {
+            UP
+        } else if first > -0.2 {
+            LOCAL
+        } else {
+            MIDDLE
+        };
         assert_eq!(told.receipt.served_by, Some(ModelId::new(served)));
     }
 }

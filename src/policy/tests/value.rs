@@ -95,7 +95,8 @@ fn a_stage_may_have_a_gate_of_its_own() {
 
 #[test]
 fn a_conversation_is_pinned_as_the_rule_says() {
-    let pin = |text: &str| decided(&format!("{{ cascade = [\"small\", \"up/mini\"], {SCORE}, pin = {text} }}")).1.unwrap();
+    let pin =
+        |text: &str| decided(&format!("{{ cascade = [\"small\", \"up/mini\"], {SCORE}, pin = {text} }}")).1.unwrap();
     let usual = Pin { to: PinTo::Upstream, header: "x-session-id".into(), time_to_live: Duration::from_secs(3600) };
     assert_eq!(pin("\"upstream\""), usual);
     assert_eq!(pin("{}"), usual);
@@ -117,13 +118,26 @@ fn what_cannot_be_is_refused_on_its_line() {
             format!("{two}, accept = {{ value = \"v.json\", usd_per_hour = 1, max_error = 0.1 }}"),
             "accept: \"max_error\" beside \"value\": who is kept by value depends on what was spent before",
         ),
-        (format!("{two}, accept = {{ value = \"v.json\", usd_per_hour = 1 }}, hold_back = 4"), "\"value\" judges whole answers"),
-        (format!("{two}, accept = {{ value = \"p.json\", usd_per_hour = 1 }}"), "made of prompts alone and can judge no answer"),
-        (format!("{two}, accept = {{ value = \"bad.json\", usd_per_hour = 1 }}"), "value \"bad.json\": bad.json is no predictor"),
-        (format!("{two}, accept = {{ value = \"gone.json\", usd_per_hour = 1 }}"), "it has not been read"),
-        (format!("{two}, accept = {{ value = \"other.json\", usd_per_hour = 1 }}"), "was made for another model file, that of local/small"),
         (
-            "cascade = [\"small\", \"local/large\", \"up/mini\"], accept = { value = \"v.json\", usd_per_hour = 1 }".to_owned(),
+            format!("{two}, accept = {{ value = \"v.json\", usd_per_hour = 1 }}, hold_back = 4"),
+            "\"value\" judges whole answers",
+        ),
+        (
+            format!("{two}, accept = {{ value = \"p.json\", usd_per_hour = 1 }}"),
+            "made of prompts alone and can judge no answer",
+        ),
+        (
+            format!("{two}, accept = {{ value = \"bad.json\", usd_per_hour = 1 }}"),
+            "value \"bad.json\": bad.json is no predictor",
+        ),
+        (format!("{two}, accept = {{ value = \"gone.json\", usd_per_hour = 1 }}"), "it has not been read"),
+        (
+            format!("{two}, accept = {{ value = \"other.json\", usd_per_hour = 1 }}"),
+            "was made for another model file, that of local/small",
+        ),
+        (
+            "cascade = [\"small\", \"local/large\", \"up/mini\"], accept = { value = \"v.json\", usd_per_hour = 1 }"
+                .to_owned(),
             "but the cascade gates local/small, local/large; name it in one stage",
         ),
         (
@@ -133,7 +147,10 @@ fn what_cannot_be_is_refused_on_its_line() {
         (format!("{two}, {SCORE}, skip_local = {{ scorer = \"p.json\" }}"), "skip_local: missing key \"above\""),
         (format!("{two}, {SCORE}, skip_local = {{ above = 1 }}"), "skip_local: missing key \"scorer\""),
         (format!("{two}, {SCORE}, pin = \"both\""), "\"pin\" must be \"upstream\" or \"tier\""),
-        (format!("{two}, {SCORE}, pin = {{ header = \"x-odd\" }}"), "header \"x-odd\" is not named in the configuration"),
+        (
+            format!("{two}, {SCORE}, pin = {{ header = \"x-odd\" }}"),
+            "header \"x-odd\" is not named in the configuration",
+        ),
         (format!("{two}, {SCORE}, pin = {{ time_to_live = \"long\" }}"), "\"time_to_live\" must be a time such as"),
         (
             format!("cascade = [\"small\", {{ model = \"up/mini\", hold_back = 4 }}], {SCORE}"),
