@@ -1,5 +1,7 @@
 //! Three days of requests at several budgets: what is spent, and what a price fixed beforehand spends.
 
+use std::time::Duration;
+
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use weir::account::Pace;
@@ -69,8 +71,8 @@ fn replay(load: &[Arrival], mut decide: impl FnMut(&Arrival, f64) -> bool) -> Ou
     outcome
 }
 
-fn paced(load: &[Arrival], usd_per_hour: f64) -> Outcome {
-    let mut pace = Pace::new(usd_per_hour, 0.0);
+fn paced(load: &[Arrival], usd_per_hour: f64, credit_hours: u64) -> Outcome {
+    let mut pace = Pace::new(usd_per_hour, Duration::from_secs(credit_hours * 3600), 0.0);
     replay(load, |arrival, expected| {
         pace.weigh(arrival.row.gap, expected);
         let escalates = arrival.row.gap > pace.lambda(arrival.at) * expected;
@@ -106,23 +108,25 @@ pub(crate) fn report(log: &Requests, seed: u64) -> String {
         "### Does the budget hold?\n\n{} requests in {DAYS} days: a tenth of them per hour in the night, bursts of ten \
          times as many, prices rising by half. Sending all up costs ${all:.2}, all whose predicted gap is above 0 \
          {:.2} of that. Target: the rate times the time.\n\n\
-         | budget (share of all up) | target | paced: spent | off by | escalated | quality | fixed price: spent | off by | quality |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+         | budget (share of all up) | target | paced, 12 h of credit: spent | off by | escalated | quality | 1 h: off by | quality | fixed price: off by | quality |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
         load.len(),
         wanted / all
     );
     for share in [0.05, 0.1, 0.2, 0.3, 0.4, 0.6] {
         let target = share * all;
-        let (paced, fixed) = (paced(&load, target / hours), fixed_price(&load, target / hours));
+        let [day, hour] = [12, 1].map(|credit| paced(&load, target / hours, credit));
+        let fixed = fixed_price(&load, target / hours);
         let off = |spent: f64| format!("{:+.1} %", 100.0 * (spent / target - 1.0));
         let quality = |outcome: &Outcome| outcome.quality / load.len() as f64;
         text += &format!(
-            "| {share} | ${target:.3} | ${:.3} | {} | {:.3} | {:.4} | ${:.3} | {} | {:.4} |\n",
-            paced.spent,
-            off(paced.spent),
-            paced.escalated as f64 / load.len() as f64,
-            quality(&paced),
-            fixed.spent,
+            "| {share} | ${target:.3} | ${:.3} | {} | {:.3} | {:.4} | {} | {:.4} | {} | {:.4} |\n",
+            day.spent,
+            off(day.spent),
+            day.escalated as f64 / load.len() as f64,
+            quality(&day),
+            off(hour.spent),
+            quality(&hour),
             off(fixed.spent),
             quality(&fixed)
         );

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -17,8 +18,6 @@ use crate::request::{ModelId, TenantId};
 
 /// How many seconds of the rate, spent ahead of the target, make an escalation of usual worth break even.
 const WINDOW: f64 = 900.0;
-/// How many seconds of the rate idle time may save.
-const CREDIT: f64 = 3600.0;
 /// After so many values a mean forgets the oldest ones.
 const REMEMBERED: f64 = 200.0;
 /// The tokens of an answer of which nothing is known.
@@ -34,6 +33,8 @@ const OTHER: &str = "other";
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pace {
     usd_per_second: f64,
+    /// How many seconds of the rate idle time may save.
+    credit: f64,
     /// The moment to which the target has grown.
     at: f64,
     /// Dollars spent ahead of the target; below 0: saved.
@@ -44,22 +45,23 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Nothing spent yet, at this moment.
-    pub fn new(usd_per_hour: f64, now: f64) -> Pace {
-        Pace { usd_per_second: usd_per_hour / 3600.0, at: now, ahead: 0.0, spent: 0.0, worth: Mean::default() }
+    /// Nothing spent yet, at this moment. Idle time saves up to `credit` of the rate.
+    pub fn new(usd_per_hour: f64, credit: Duration, now: f64) -> Pace {
+        let (usd_per_second, credit) = (usd_per_hour / 3600.0, credit.as_secs_f64());
+        Pace { usd_per_second, credit, at: now, ahead: 0.0, spent: 0.0, worth: Mean::default() }
     }
 
     /// From now on another rate; what was spent stays spent.
-    pub fn set_rate(&mut self, usd_per_hour: f64, now: f64) {
+    pub fn set_rate(&mut self, usd_per_hour: f64, credit: Duration, now: f64) {
         self.pass(now);
-        self.usd_per_second = usd_per_hour / 3600.0;
+        (self.usd_per_second, self.credit) = (usd_per_hour / 3600.0, credit.as_secs_f64());
     }
 
     /// Time passes, and the target grows.
     fn pass(&mut self, now: f64) {
         let target = (now - self.at).max(0.0) * self.usd_per_second;
         self.at = self.at.max(now);
-        self.ahead = (self.ahead - target).max(-CREDIT * self.usd_per_second);
+        self.ahead = (self.ahead - target).max(-self.credit * self.usd_per_second);
     }
 
     /// Notes dollars spent (below 0: given back).
@@ -170,10 +172,10 @@ impl Pacers {
         if table.pacers.len() >= MOST_PACERS && !table.pacers.contains_key(&key) {
             key.1 = Arc::from(OTHER);
         }
-        let new = || Arc::new(Pacer(Mutex::new(Pace::new(pacing.usd_per_hour, now))));
+        let new = || Arc::new(Pacer(Mutex::new(Pace::new(pacing.usd_per_hour, pacing.credit, now))));
         let pacer = Arc::clone(table.pacers.entry(key).or_insert_with(new));
         drop(table);
-        pacer.pace().set_rate(pacing.usd_per_hour, now);
+        pacer.pace().set_rate(pacing.usd_per_hour, pacing.credit, now);
         pacer
     }
 
@@ -203,9 +205,11 @@ impl Pacers {
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     #[test]
     fn lambda_follows_what_is_spent_ahead_of_the_target_and_is_never_below_zero() {
-        let mut pace = Pace::new(4.0, 0.0);
+        let mut pace = Pace::new(4.0, HOUR, 0.0);
         pace.weigh(0.2, 0.01);
         assert_eq!(pace.lambda(0.0), 0.0);
         // A window of the rate ahead: worth 20 per dollar is what a dollar must bring.
@@ -217,7 +221,7 @@ mod tests {
 
     #[test]
     fn idle_time_is_credited_up_to_a_bound() {
-        let mut pace = Pace::new(1.0, 0.0);
+        let mut pace = Pace::new(1.0, HOUR, 0.0);
         pace.weigh(1.0, 1.0);
         let day = 86_400.0;
         pace.spend(1.0, day);
@@ -228,17 +232,17 @@ mod tests {
 
     #[test]
     fn money_given_back_and_a_clock_that_stands_still_change_nothing_else() {
-        let mut pace = Pace::new(1.0, 5.0);
+        let mut pace = Pace::new(1.0, HOUR, 5.0);
         pace.spend(0.5, 5.0);
         pace.spend(-0.5, 1.0);
-        assert_eq!(pace, Pace::new(1.0, 5.0));
+        assert_eq!(pace, Pace::new(1.0, HOUR, 5.0));
     }
 
     /// Each second ten requests whose escalation costs a cent and is worth 0 … 1, evenly: at a budget
     /// of two cents a second, a fifth can be afforded, those worth most.
     #[test]
     fn what_is_bought_is_what_is_worth_most() {
-        let mut pace = Pace::new(72.0, 0.0);
+        let mut pace = Pace::new(72.0, HOUR, 0.0);
         let (mut bought, mut least) = (0, f64::INFINITY);
         for second in 0..20_000 {
             for request in 0..10 {
@@ -257,7 +261,7 @@ mod tests {
     }
 
     fn pacing(usd_per_hour: f64, per: Per) -> Pacing {
-        Pacing { policy: "p".into(), usd_per_hour, per }
+        Pacing { policy: "p".into(), usd_per_hour, per, credit: HOUR }
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,6 +16,8 @@ use crate::request::ModelId;
 
 /// The header that names a conversation where a policy says nothing else.
 const USUAL_HEADER: &str = "x-session-id";
+/// How long idle time saves a rate up where a policy says nothing else.
+const USUAL_CREDIT: Duration = Duration::from_secs(3600);
 const USUAL_TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 
 impl<'s> Compiler<'s, '_> {
@@ -36,7 +38,7 @@ impl<'s> Compiler<'s, '_> {
             self.form.problem(accept.span.clone(), message);
             return None;
         }
-        self.form.check_keys(accept, &["value", "usd_per_hour", "per"]);
+        self.form.check_keys(accept, &["value", "usd_per_hour", "per", "credit"]);
         let predictor = self.predictor(accept, "value", gated);
         let pacing = self.pacing(accept);
         if matches!(hold_back, Some(HoldBack::Tokens(_))) {
@@ -67,11 +69,12 @@ impl<'s> Compiler<'s, '_> {
             Some((_, Some("tenant"))) => Some(Per::Tenant),
             Some((entry, _)) => self.form.wrong_type(&accept.title, "per", "\"tenant\" or \"all\"", entry),
         };
-        let pacing = Pacing { policy: Arc::clone(&self.policy), usd_per_hour: rate?, per: per? };
+        let credit = self.duration(accept, "credit", USUAL_CREDIT);
+        let pacing = Pacing { policy: Arc::clone(&self.policy), usd_per_hour: rate?, per: per?, credit: credit? };
         let first = self.pacing.get_or_insert_with(|| pacing.clone());
         if *first != pacing {
             let message = format!(
-                "{}: a policy has one budget, and above it is {} usd_per_hour per {}; name the same, or use two policies",
+                "{}: a policy has one budget, and above it is {} usd_per_hour per {}; name the same and the same credit, or use two policies",
                 accept.title,
                 first.usd_per_hour,
                 if first.per == Per::All { "all" } else { "tenant" }
@@ -149,16 +152,18 @@ impl<'s> Compiler<'s, '_> {
             Some(entry) => self.session_header(&pin.title, entry),
             None => Some(USUAL_HEADER.into()),
         };
-        let time_to_live = match pin.table.get("time_to_live") {
-            Some(entry) => {
-                let text = self.form.text(&pin.title, "time_to_live", entry)?;
-                let wanted = "a time such as \"1h\"";
-                let parsed = humantime::parse_duration(text).ok();
-                parsed.or_else(|| self.form.wrong_type(&pin.title, "time_to_live", wanted, entry))
-            }
-            None => Some(USUAL_TIME_TO_LIVE),
-        };
+        let time_to_live = self.duration(&pin, "time_to_live", USUAL_TIME_TO_LIVE);
         Some(Pin { to: to?, header: header?, time_to_live: time_to_live? })
+    }
+
+    /// A time such as "1h".
+    fn duration(&mut self, section: &Section<'_, 's>, key: &str, usual: Duration) -> Option<Duration> {
+        let Some(entry) = section.table.get(key) else {
+            return Some(usual);
+        };
+        let text = self.form.text(&section.title, key, entry)?;
+        let parsed = humantime::parse_duration(text).ok();
+        parsed.or_else(|| self.form.wrong_type(&section.title, key, "a time such as \"1h\"", entry))
     }
 
     fn pin_to(&mut self, title: &str, key: &str, entry: &Entry<'s>) -> Option<PinTo> {

@@ -6,6 +6,7 @@
 //! `execute`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Predictor;
 use crate::confidence::{Judge, Measure};
@@ -29,6 +30,8 @@ pub struct Pacing {
     pub usd_per_hour: f64,
     /// Whose.
     pub per: Per,
+    /// How long idle time may save the rate up.
+    pub credit: Duration,
 }
 
 /// What a gate goes by that decides by value.

@@ -27,7 +27,12 @@ fn predictor() -> Arc<Predictor> {
 }
 
 fn by_value() -> Gate {
-    let pacing = Pacing { policy: "p".into(), usd_per_hour: 0.0001, per: Per::Tenant };
+    let pacing = Pacing {
+        policy: "p".into(),
+        usd_per_hour: 0.0001,
+        per: Per::Tenant,
+        credit: std::time::Duration::from_secs(3600),
+    };
     let accept = Accept::Value(Value { predictor: predictor(), pacing });
     Gate { accept: Arc::new(accept), hold_back: HoldBack::All }
 }
