@@ -161,7 +161,7 @@ mod tests {
                 _ => [-0.7; 6],
             };
             json!({"model": "local/s", "id": format!("row-{row}"), "right": row % 2 == 0 || row % 80 == 1, "finish": "stop",
-                "file": "ab".repeat(32), "logprobs": logprobs, "margins": [1.0; 6]})
+                "file": "ab".repeat(32), "logprobs": logprobs, "margins": vec![1.0; 6]})
             .to_string()
                 + "\n"
         };
