@@ -12,7 +12,7 @@ type Order = (&'static str, fn(&Row) -> f64);
 
 /// By what is predicted, and by that per dollar that is expected (the answer's length taken as the
 /// mean). By the gap, nothing is bought that is predicted to gain nothing.
-const ORDERS: [Order; 5] = [
+static ORDERS: [Order; 5] = [
     ("answer's log-probability", |row| row.doubt.unwrap_or(0.0)),
     ("P(local wrong)", |row| row.wrong),
     ("P(local wrong) per dollar", |row| row.wrong / row.expected_usd),
