@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local \
-        bench-certificates bench-drift bench-replay bench-scores eval \
+        bench-certificates bench-drift bench-pacing bench-replay bench-scores eval \
         models deps deps-bench
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -66,6 +66,9 @@ bench-replay: deps  ## routers and cascades on public logs: make bench-replay LO
 
 bench-scores: deps  ## which score tells right from wrong answers: on what `make eval` and benches/scores/collect.py recorded
 	cargo bench --locked --bench scores
+
+bench-pacing: deps  ## does a budget hold over a varying load, and what value per dollar is worth; needs the answers of `make eval`
+	cargo bench --locked --bench pacing -- --out benches/pacing/results.md
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py

@@ -20,10 +20,10 @@ use tokio::time::Instant;
 use weir::account::{Meter, Prices, Receipt, Record};
 use weir::api::{self, Asker, Limits, Route, Shape};
 use weir::backend::{Completion, Status};
+use weir::confidence::gap::{About, Predictor};
 use weir::confidence::{
     Basis, Calibration, Feature, Judge, Key, Logistic, Platt, Quality, Running, Score, Term, Transform,
 };
-use weir::lab::Scorer;
 use weir::policy::{Facts, Names, Policy};
 use weir::request::{Delta, ModelId, Part, Request, TenantId, Token, Usage};
 use weir::wire::openai::{respell, scan};
@@ -93,25 +93,27 @@ fn deciding(c: &mut Criterion) {
     group.finish();
 }
 
-fn numbered(from: usize, words: usize) -> String {
-    (from..from + words).map(|at| format!("word{:05} ", at * 7919 % 50_000)).collect()
-}
-
-/// A scorer that knows every word of [`numbered`].
-fn scorer() -> Scorer {
-    let texts: Vec<String> = (0..200).map(|at| numbered(at * 100, 400)).collect();
-    Scorer::train(texts.iter().enumerate().map(|(at, text)| (text.as_str(), (at % 2) as f64)))
-}
-
-/// The learned scorer on prompts of 1 and 8 KiB, all of whose words it knows.
+/// The gap predicted from prompts of 1, 4 and 64 KiB, all of whose words it knows; no more than 4 KiB
+/// are read.
 fn scoring(c: &mut Criterion) {
-    let scorer = scorer();
-    let mut group = c.benchmark_group("score a prompt");
-    for kib in [1, 8] {
+    let numbered = |from: usize, words: usize| -> String {
+        (from..from + words).map(|at| format!("word{:05} ", at * 7919 % 50_000)).collect()
+    };
+    let texts: Vec<String> = (0..200).map(|at| numbered(at * 100, 400)).collect();
+    let about = About {
+        local: "local/s".into(),
+        local_sha256: None,
+        upstream: "up/l".into(),
+        rows: 200,
+        date: "2026-11-24".into(),
+    };
+    let gaps = texts.iter().enumerate().map(|(at, text)| (text.as_str(), (at % 2) as f64));
+    let predictor = Predictor::of_prompts(about, gaps);
+    let mut group = c.benchmark_group("predict the gap of a prompt");
+    for kib in [1, 4, 64] {
         let prompt = numbered(0, (kib << 10) / 10);
-        group.throughput(Throughput::Bytes(prompt.len() as u64));
         group.bench_with_input(BenchmarkId::from_parameter(format!("{kib} KiB")), &prompt, |b, prompt| {
-            b.iter(|| scorer.gap(black_box(prompt)));
+            b.iter(|| predictor.before(black_box(prompt)));
         });
     }
     group.finish();
@@ -211,6 +213,7 @@ fn judge(score: Score) -> Judge {
         quality: Quality { rows: 300, auroc: 0.75, ece: Some(0.03), brier: Some(0.2) },
         date: "2026-11-24".into(),
         attempts: 0,
+        early: None,
         certificates: Vec::new(),
     };
     Judge::calibrated(Arc::new(calibration), 0.5)

@@ -1,9 +1,10 @@
-//! The command line: `weir serve | check | calibrate | replay`.
+//! The command line: `weir serve | check | calibrate | gap | replay`.
 //!
 //! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
 //! by `main` only; the one room that prints.
 
 mod calibrate;
+mod gap;
 mod replay;
 
 use std::fs;
@@ -17,6 +18,7 @@ use crate::error::Problem;
 use crate::policy::Names;
 
 pub use calibrate::Calibrate;
+pub use gap::Gap;
 pub use replay::Replay;
 
 /// An OpenAI-compatible gateway with small llama.cpp models inside.
@@ -41,6 +43,8 @@ pub enum Command {
     },
     /// Make a calibration file of graded answers.
     Calibrate(Calibrate),
+    /// Make a predictor of the gap between two models of their graded answers.
+    Gap(Gap),
     /// Replay a log of past requests: what routers would have made of it, without calling anybody.
     Replay(Replay),
 }

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => serve(&flags),
         Command::Check { paths } => Ok(ExitCode::from(u8::from(!cli::check(&paths)))),
         Command::Calibrate(flags) => flags.run().map(|()| ExitCode::SUCCESS),
+        Command::Gap(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Replay(flags) => flags.run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|message| {

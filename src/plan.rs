@@ -4,9 +4,11 @@
 //! the policy twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::confidence::gap::Skip;
 use crate::confidence::{Accept, Ruling};
 use crate::request::{Ask, ModelId, Request};
 
@@ -35,6 +37,8 @@ pub enum Plan {
         stages: Vec<Stage>,
         /// What to do when every stage after an answered one fails.
         on_failure: OnFailure,
+        /// Whether a conversation stays with the stage that answered it; `None`: each turn is new.
+        pin: Option<Pin>,
     },
     /// Refuse.
     Reject {
@@ -65,6 +69,29 @@ pub struct Stage {
     pub model: ModelId,
     /// Who decides whether the answer is served; `None` only in the last stage.
     pub gate: Option<Gate>,
+    /// When it is passed over; `None`: never, as in the last stage.
+    pub skip: Option<Skip>,
+}
+
+/// How a conversation stays with the stage that answered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// Which answers bind.
+    pub to: PinTo,
+    /// The header that names the conversation, lowercase; without it the conversation's beginning does.
+    pub header: Arc<str>,
+    /// How long after its last answer.
+    pub time_to_live: Duration,
+}
+
+/// Which answers bind a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinTo {
+    /// Those of a later stage than the first: what was escalated stays escalated, and gates that
+    /// are asked still judge.
+    Upstream,
+    /// All: later turns are answered by the same stage without asking its gate.
+    Tier,
 }
 
 /// The condition under which a stage's answer is served.
@@ -79,13 +106,8 @@ pub struct Gate {
 impl Gate {
     /// How many tokens are kept back for this request; `None`: the whole answer.
     pub fn tokens_held(&self, request: &Request) -> Option<usize> {
-        let choices = match &request.ask {
-            Ask::Chat(chat) => chat.sampling.n as usize,
-            Ask::Text(text) => text.prompts.len() * text.sampling.n as usize,
-            Ask::Embed(embed) => embed.inputs.len(),
-        };
         match self.hold_back {
-            HoldBack::Tokens(tokens) if request.stream && choices <= 1 => Some(tokens),
+            HoldBack::Tokens(tokens) if request.stream && choices(request) <= 1 => Some(tokens),
             HoldBack::Tokens(_) | HoldBack::All => None,
         }
     }
@@ -93,6 +115,15 @@ impl Gate {
     /// What it goes by for this request.
     pub fn ruling(&self, request: &Request) -> Ruling<'_> {
         self.accept.ruling(request, self.tokens_held(request))
+    }
+}
+
+/// How many answers a request is for.
+pub(crate) fn choices(request: &Request) -> usize {
+    match &request.ask {
+        Ask::Chat(chat) => chat.sampling.n as usize,
+        Ask::Text(text) => text.prompts.len() * text.sampling.n as usize,
+        Ask::Embed(embed) => embed.inputs.len(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod builtin;
 mod calibrations;
+mod predictors;
 mod refused;
 mod shipped;
 

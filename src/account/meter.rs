@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::receipt::{Decided, Failure, PlanKind, Reason};
 use super::story::{self, Story};
 use super::tab::{Form, Tab};
-use super::{Attempt, AuditTab, Awaited, Prices, Record};
+use super::{Attempt, AuditTab, Awaited, Offer, Pacers, Prices, Record};
+use crate::confidence::gap::Pacing;
 use crate::confidence::{Standing, Uncertified};
 use crate::error::Error;
 use crate::plan::{Decision, Plan};
@@ -105,6 +106,21 @@ impl Meter {
     /// wait on it. `stage` is its place in the plan, from 0.
     pub fn attempt(&self, model: &ModelId, stage: usize) -> Attempt {
         Attempt::begin(&self.0, model, stage)
+    }
+
+    /// Notes that the conversation stays with the stage that answered before.
+    pub fn pinned(&self) {
+        self.0.state().pinned = true;
+    }
+
+    /// Has all that the request will cost paid from the tenant's budget; the last call counts.
+    pub fn paid_from(&self, pacers: &Arc<Pacers>, pacing: &Pacing) {
+        Offer::open_budget(&self.0, pacers, pacing);
+    }
+
+    /// The offer to ask `model` next; `None` where no budget pays.
+    pub fn offer(&self, model: &ModelId) -> Option<Offer> {
+        Offer::of(&self.0, model)
     }
 
     /// Notes that a target was passed over without being asked.

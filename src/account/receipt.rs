@@ -49,6 +49,8 @@ pub struct Receipt {
     /// What stands behind the answer kept on the box, or why nothing does; `None` where no promise was
     /// asked for, or a certified gate refused.
     pub standing: Option<Standing>,
+    /// Whether the conversation stayed with the stage that answered before.
+    pub pinned: bool,
     /// Why the answer is not what the plan wanted.
     pub degraded: Option<&'static str>,
     /// Whether the answer was drawn to be audited; `None` where such answers are not.
@@ -200,6 +202,14 @@ pub enum Reason {
     Evidence,
     /// The gate refused before the answer was complete.
     EarlyLowConfidence,
+    /// The gate refused the answer because an escalation was worth its price.
+    ByValue,
+    /// The gate refused before the answer was complete, since it would hardly have become good enough.
+    EarlyUnlikely,
+    /// The stage was passed over because the prompt alone said that the next one answers better.
+    SkippedByValue,
+    /// The conversation stays with the stage that answered before.
+    Pinned,
     /// No threshold is certified: the gate accepts nothing, or has accepted by one that only stands
     /// in for it.
     Uncertified,
@@ -234,6 +244,10 @@ impl Reason {
             Reason::NoEvidence => "no_evidence",
             Reason::Evidence => "evidence",
             Reason::EarlyLowConfidence => "early_low_confidence",
+            Reason::ByValue => "by_value",
+            Reason::EarlyUnlikely => "early_unlikely",
+            Reason::SkippedByValue => "skipped_by_value",
+            Reason::Pinned => "pinned",
             Reason::Uncertified => "uncertified",
             Reason::OtherKey => "other_key",
             Reason::Alarmed => "alarmed",
@@ -263,6 +277,7 @@ impl Reason {
             Uncertified::NoCalibration | Uncertified::NoCertificate => Reason::Uncertified,
             Uncertified::Alarmed => Reason::Alarmed,
             Uncertified::Unmonitored => Reason::Unmonitored,
+            Uncertified::Pinned => Reason::Pinned,
             _ => Reason::OtherKey,
         }
     }

@@ -17,7 +17,7 @@ const RULE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 pub struct Story {
     /// The full name of the model that serves.
     pub served_by: Option<ModelId>,
-    /// `NAME@GENERATION; rule=PERCENT-ENCODED`.
+    /// `NAME@GENERATION; rule=PERCENT-ENCODED`, and `; pinned` where that is so.
     pub policy: Option<String>,
     /// `min_logprob=-1.2, mean_logprob=-0.2, …`, rendered, of the local answer served or judged last.
     pub confidence: Option<String>,
@@ -65,7 +65,8 @@ pub(super) fn tell(state: &State) -> Story {
     let running = state.legs.iter().any(|leg| matches!(leg.ending, Ending::Running));
     let policy = state.decided.as_ref().map(|decided| {
         let rule = utf8_percent_encode(&decided.rule, RULE);
-        format!("{}@{}; rule={rule}", printable(&decided.policy), decided.generation)
+        let pinned = if state.pinned { "; pinned" } else { "" };
+        format!("{}@{}; rule={rule}{pinned}", printable(&decided.policy), decided.generation)
     });
     Story {
         served_by: state.served_by().cloned(),

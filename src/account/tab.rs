@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::attempt::{Ending, Leg};
+use super::offer::Budget;
 use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
 use super::{Drawn, Price, Prices, Record};
 use crate::confidence::Standing;
@@ -44,6 +45,10 @@ pub(super) struct State {
     pub(super) feedback: Option<Feedback>,
     pub(super) overhead: Option<Duration>,
     pub(super) waits: Waits,
+    /// Whether the conversation stayed with the stage that answered before.
+    pub(super) pinned: bool,
+    /// The budget that all of it is paid from, where there is one.
+    pub(super) budget: Option<Budget>,
 }
 
 /// What the bytes of an answer that are passed on hold.
@@ -133,6 +138,8 @@ impl Tab {
             feedback: None,
             overhead: None,
             waits,
+            pinned: false,
+            budget: None,
         };
         Tab { record, prices, opened: now, state: Mutex::new(state) }
     }
@@ -159,6 +166,9 @@ impl State {
         let attempts = self.attempts();
         let cost_usd = sum_usd(attempts.iter().map(|attempt| attempt.cost_usd));
         let wasted_usd = sum_usd(attempts.iter().filter(|attempt| attempt.wasted).map(|attempt| attempt.cost_usd));
+        if let Some(budget) = self.budget.take() {
+            budget.settle(&self.legs, cost_usd);
+        }
         let (id, tenant) = self.asker.take().unwrap_or_else(|| ("".into(), TenantId::anonymous()));
         Receipt {
             id,
@@ -179,6 +189,7 @@ impl State {
             audit: self.audit,
             error: self.failure(),
             feedback: self.feedback.take(),
+            pinned: self.pinned,
             decided: self.decided.take(),
             attempts,
         }

@@ -80,8 +80,8 @@ fn model(name: &str) -> ModelId {
 fn decision(models: &[&str]) -> Decision {
     let accept = Arc::new(Accept::Threshold(Judge::at_least(Feature::Margin, 0.0)));
     let gate = Gate { accept, hold_back: HoldBack::All };
-    let stages = models.iter().map(|name| Stage { model: model(name), gate: Some(gate.clone()) }).collect();
-    let plan = Plan::Cascade { stages, on_failure: OnFailure::Error };
+    let stages = models.iter().map(|name| Stage { model: model(name), gate: Some(gate.clone()), skip: None }).collect();
+    let plan = Plan::Cascade { stages, on_failure: OnFailure::Error, pin: None };
     Decision { policy: "cheap first".into(), rule: "tools; go up\n".into(), plan }
 }
 

@@ -14,6 +14,7 @@ use flate2::read::MultiGzDecoder;
 
 use crate::confidence::certify::{Promise, Risk};
 use crate::confidence::{Basis, Calibration, Form};
+use crate::lab::early::Saving;
 use crate::lab::calibrate::{Labels, Made, Settings, Slice, Sources, Tasks, Union, Upstream, Wanted, calibrate};
 use crate::lab::records::Records;
 
@@ -81,6 +82,10 @@ pub struct Calibrate {
     /// The share of each slice in the traffic: bounds the risk of the whole by a test of its own.
     #[arg(long, value_name = "NAME=SHARE,…", value_delimiter = ',')]
     mix: Vec<String>,
+    /// Give answers up before their end once their chance to end at the threshold is below this; part
+    /// of what is certified.
+    #[arg(long, value_name = "SHARE")]
+    early: Option<f64>,
     /// The file to write, or with several slices the folder; files that stand there say how many
     /// attempts were made before.
     #[arg(long, value_name = "FILE")]
@@ -169,6 +174,7 @@ impl Calibrate {
             promise: self.alpha.map(|alpha| Promise::check(risk, alpha, self.delta)).transpose()?,
             together: self.simultaneous,
             mix: self.mix()?,
+            early: self.early,
         })
     }
 
@@ -287,7 +293,8 @@ fn write(file: &Path, text: &str) -> Result<(), String> {
     written.map_err(|error| format!("{}: cannot write: {error}", file.display()))
 }
 
-fn today() -> String {
+/// The date, UTC.
+pub(super) fn today() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string().chars().take(10).collect()
 }
 
@@ -331,7 +338,13 @@ fn told(title: &str, made: &Made) -> String {
             error.agreed
         )
     });
-    fitted + &certified.collect::<String>() + &error.unwrap_or_default()
+    let saving = made.saving.map(|Saving { threshold, saved, lost }| {
+        format!(
+            "{title}given up early at {threshold}: {saved:.3} of the tokens saved, {lost:.3} of the answers otherwise \
+             kept lost\n"
+        )
+    });
+    fitted + &certified.collect::<String>() + &error.unwrap_or_default() + &saving.unwrap_or_default()
 }
 
 fn told_of_the_whole(union: &Union) -> String {

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::calibrate::today;
+use crate::confidence::gap::Predictor;
+use crate::lab::Report;
 use crate::lab::logs::{self, Form, Source};
 use crate::lab::replay::{Settings, replay, train};
-use crate::lab::{Report, Scorer};
 
 /// Flags of `weir replay`.
 #[derive(Debug, Args)]
@@ -74,7 +76,7 @@ impl Replay {
         };
         let report = replay(&log, &settings, given.as_ref());
         print!("{}", report.render_table());
-        self.out.as_deref().map_or(Ok(()), |folder| write(folder, &report, &train(&log)))
+        self.out.as_deref().map_or(Ok(()), |folder| write(folder, &report, &train(&log, &today())))
     }
 
     fn source(&self) -> Source {
@@ -89,16 +91,16 @@ impl Replay {
     }
 }
 
-fn read_scorer(file: &Path) -> Result<Scorer, String> {
-    let text = fs::read_to_string(file).map_err(|error| format!("{}: cannot read: {error}", file.display()))?;
-    serde_json::from_str(&text).map_err(|error| format!("{}: not a scorer: {error}", file.display()))
+fn read_scorer(file: &Path) -> Result<Predictor, String> {
+    let bytes = fs::read(file).map_err(|error| format!("{}: cannot read: {error}", file.display()))?;
+    Predictor::parse(&bytes).map_err(|error| format!("{}: not a scorer: {error}", file.display()))
 }
 
-fn write(folder: &Path, report: &Report, scorer: &Scorer) -> Result<(), String> {
+fn write(folder: &Path, report: &Report, scorer: &Predictor) -> Result<(), String> {
     let cannot = |error: &dyn std::fmt::Display| format!("{}: cannot write: {error}", folder.display());
     fs::create_dir_all(folder).map_err(|error| cannot(&error))?;
     let json = serde_json::to_string_pretty(report).map_err(|error| cannot(&error))?;
-    let scorer = serde_json::to_string(scorer).map_err(|error| cannot(&error))?;
+    let scorer = scorer.render().map_err(|error| cannot(&error))?;
     for (name, text) in [("replay.json", json), ("curves.csv", report.render_curves()), ("scorer.json", scorer)] {
         fs::write(folder.join(name), text).map_err(|error| cannot(&error))?;
     }

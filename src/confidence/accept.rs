@@ -5,11 +5,13 @@
 //! the request, the ruling says why, and accepts by the operator's own fallback or not at all. Made
 //! by `policy`, stands in a plan, asked by `execute` once per stage.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::gap::Value;
 use super::running::decimal;
 use super::{Auditing, Basis, Calibration, Certificate, Judge, Ledger, Risk, Uncertified, auditing};
 use crate::request::Request;
@@ -32,6 +34,8 @@ pub enum Accept {
         /// Who accepts where nothing certified speaks of a request; `None`: nobody.
         otherwise: Option<Judge>,
     },
+    /// Whether an escalation is worth its price; nothing is promised.
+    Value(Value),
 }
 
 /// A certificate in force.
@@ -60,17 +64,19 @@ pub enum Standing {
 #[derive(Debug, Clone)]
 pub struct Ruling<'a> {
     /// Accepts or refuses; an error: nothing is accepted, and why.
-    pub judge: Result<&'a Judge, Uncertified>,
+    pub judge: Result<Cow<'a, Judge>, Uncertified>,
     /// What stands behind an answer accepted; `None`: no promise was asked for.
     pub standing: Option<Standing>,
 }
 
 impl Accept {
     /// What the gate goes by for this request, when it judges after `hold_back` tokens (`None`: the
-    /// whole answer).
+    /// whole answer). One that decides by value is told here what holds where nothing costs anything:
+    /// [`Value::judge`] knows of prices.
     pub fn ruling(&self, request: &Request, hold_back: Option<usize>) -> Ruling<'_> {
         let (granted, otherwise) = match self {
-            Accept::Threshold(judge) => return Ruling { judge: Ok(judge), standing: None },
+            Accept::Threshold(judge) => return Ruling { judge: Ok(Cow::Borrowed(judge)), standing: None },
+            Accept::Value(value) => return Ruling { judge: Ok(Cow::Owned(value.judge(request, 0.0))), standing: None },
             Accept::Promise { granted, otherwise } => (granted, otherwise),
         };
         let spoken_of = granted.as_ref().map_err(|why| *why).and_then(|grant| {
@@ -78,8 +84,14 @@ impl Accept {
             grant.ledger().and_then(|ledger| ledger.objection()).map_or(Ok(grant), Err)
         });
         match spoken_of {
-            Ok(grant) => Ruling { judge: Ok(&grant.judge), standing: Some(Standing::Certified(Arc::clone(grant))) },
-            Err(why) => Ruling { judge: otherwise.as_ref().ok_or(why), standing: Some(Standing::Uncertified(why)) },
+            Ok(grant) => Ruling {
+                judge: Ok(Cow::Borrowed(&grant.judge)),
+                standing: Some(Standing::Certified(Arc::clone(grant))),
+            },
+            Err(why) => Ruling {
+                judge: otherwise.as_ref().map(Cow::Borrowed).ok_or(why),
+                standing: Some(Standing::Uncertified(why)),
+            },
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::running::decimal;
-use super::{Feature, Inquiry, Risk, Score, Source, Transform};
+use super::{Early, Feature, Inquiry, Risk, Score, Source, Transform};
 
 /// A score with its origin, its quality and its certificates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct Calibration {
     pub date: String,
     /// How often certification was attempted on this slice, each attempt with less delta to spend.
     pub attempts: u32,
+    /// When an answer is given up before its end; part of the keep rule that is certified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early: Option<Early>,
     /// What is certified.
     pub certificates: Vec<Certificate>,
 }
@@ -204,6 +207,7 @@ impl Calibration {
         check_score(&self.score)?;
         self.check_inquiry()?;
         self.quality.check()?;
+        self.early.as_ref().map_or(Ok(()), |early| early.check().map_err(|why| format!("early.{why}")))?;
         self.certificates.iter().enumerate().try_for_each(|(place, certificate)| {
             certificate.check(self).map_err(|why| format!("certificates[{place}]: {why}"))
         })

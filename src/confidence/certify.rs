@@ -199,6 +199,11 @@ impl Grid {
     pub fn thresholds(&self) -> &[f64] {
         &self.0
     }
+
+    /// The one in the middle; `None` where there is none.
+    pub fn middle(&self) -> Option<f64> {
+        self.0.get(self.0.len() / 2).copied()
+    }
 }
 
 /// Thresholds given by hand, in any order; those that are not finite are left out.

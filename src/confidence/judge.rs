@@ -7,8 +7,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::gap::Predictor;
 use super::running::decimal;
-use super::{Calibration, Evidence, Feature, Inquiry, Running, Source};
+use super::{Calibration, Early, Evidence, Feature, Inquiry, Running, Source};
 
 /// What a gate looks at.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,13 @@ pub enum Measure {
     Asked(Feature, Arc<Inquiry>),
     /// The score of a calibration.
     Calibrated(Arc<Calibration>),
+    /// Minus the gap that is predicted between the upstream's answer and this one.
+    Worth {
+        /// Predicts it.
+        predictor: Arc<Predictor>,
+        /// The prompt's part in it.
+        part_of_prompt: f64,
+    },
 }
 
 impl Measure {
@@ -28,6 +36,7 @@ impl Measure {
             Measure::Raw(feature) | Measure::Asked(feature, _) => answer.value(*feature),
             Measure::Calibrated(calibration) => (answer.tokens() > 0)
                 .then(|| calibration.score.value(|feature| answer.value(feature).unwrap_or(f64::NAN))),
+            Measure::Worth { predictor, part_of_prompt } => predictor.after(*part_of_prompt, answer).map(|gap| -gap),
         }
     }
 
@@ -36,6 +45,7 @@ impl Measure {
         match self {
             Measure::Raw(feature) | Measure::Asked(feature, _) => feature.can_only_fall(),
             Measure::Calibrated(calibration) => calibration.score.can_only_fall(),
+            Measure::Worth { .. } => false,
         }
     }
 
@@ -84,6 +94,7 @@ impl fmt::Display for Measure {
         match self {
             Measure::Raw(feature) | Measure::Asked(feature, _) => f.write_str(feature.name()),
             Measure::Calibrated(calibration) => f.write_str(&calibration.name),
+            Measure::Worth { .. } => f.write_str("-gap"),
         }
     }
 }
@@ -145,6 +156,30 @@ impl Judge {
             (_, most) if self.accepts(most) => Weighed::Open,
             _ => Weighed::Refused,
         }
+    }
+
+    /// Whether it may give up an answer that will hardly become good enough.
+    pub fn gives_up(&self) -> bool {
+        self.early().is_some()
+    }
+
+    /// Whether the answer so far, which goes on, will hardly be accepted at its end ([`super::Early`]);
+    /// to be asked after each token.
+    pub fn is_unlikely(&self, answer: &Running) -> bool {
+        let below = |early: &Early| early.is_below(self.at_least, answer.tokens(), self.measure.value(answer));
+        self.early().is_some_and(below)
+    }
+
+    fn early(&self) -> Option<&Early> {
+        match &self.measure {
+            Measure::Calibrated(calibration) => calibration.early.as_ref(),
+            Measure::Raw(_) | Measure::Worth { .. } => None,
+        }
+    }
+
+    /// Whether it weighs the answer's worth against a price.
+    pub fn is_by_value(&self) -> bool {
+        matches!(self.measure, Measure::Worth { .. })
     }
 
     /// Whether no continuation of the answer so far can be accepted, so that waiting is waste.

@@ -43,6 +43,8 @@ pub enum Uncertified {
     Alarmed,
     /// Too many of the answers that were to be audited were not.
     Unmonitored,
+    /// The conversation stays with the stage that answered before: no gate was asked.
+    Pinned,
     /// The gate refused the answer, and it was served after all because a later stage failed.
     Refused,
 }
@@ -66,6 +68,7 @@ impl Uncertified {
             Uncertified::HoldBack => "hold_back",
             Uncertified::Alarmed => "alarmed",
             Uncertified::Unmonitored => "unmonitored",
+            Uncertified::Pinned => "pinned",
             Uncertified::Refused => "refused",
         }
     }

@@ -1,7 +1,8 @@
 //! Checked → running: engines, pools and routes of one generation.
 //!
 //! What did not change is carried over from the generation before: an unchanged upstream keeps
-//! its connections, budgets and breaker, an unchanged model its engine and cache.
+//! its connections, budgets and breaker, an unchanged model its engine and cache; what was spent, and
+//! which conversation stays where, is never forgotten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub(super) async fn build(
     let mut backends = wire_backends(&checked, &host, &upstreams);
     backends.models.extend(stand_ins.clone());
     backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());
+    backends.lasting = previous.map(|snapshot| Arc::clone(&snapshot.backends.lasting)).unwrap_or_default();
     let names = checked.names();
     let mut virtuals: HashMap<String, Arc<Policy>> =
         std::mem::take(&mut checked.virtuals).into_iter().map(|one| (one.name, Arc::new(one.policy))).collect();

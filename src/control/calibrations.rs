@@ -1,5 +1,5 @@
-//! The calibrations that policies name: read once for a generation, and the hashes of the model
-//! files that they must be for.
+//! The calibrations and predictors that policies name: read once for a generation, and the hashes of
+//! the model files that they must be for.
 //!
 //! A name is relative to the policy's file. What cannot be read or checked is told by
 //! `Policy::compile`, on the line that names it. Called by `check`.
@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Hashes;
+use crate::account::Prices;
+use crate::confidence::gap::Predictor;
 use crate::confidence::{Calibration, Feature};
 use crate::local::{ModelConfig, parameters};
 use crate::policy::{Names, Policy};
+use crate::request::ModelId;
 
-type Read = Result<Arc<Calibration>, String>;
+type Read<T> = Result<Arc<T>, String>;
 
 /// What a policy of this configuration may name, its calibrations aside.
 #[derive(Debug)]
@@ -22,13 +25,16 @@ pub(super) struct Calibrations<'a> {
     pub(super) names: Names,
     pub(super) models: &'a [ModelConfig],
     pub(super) hashes: &'a Hashes,
-    read: BTreeMap<PathBuf, Read>,
+    /// `None`: prices are not known here.
+    prices: Option<&'a Prices>,
+    read: BTreeMap<PathBuf, Read<Calibration>>,
+    predictors: BTreeMap<PathBuf, Read<Predictor>>,
 }
 
 impl<'a> Calibrations<'a> {
     /// None read yet; `models` are those that run here.
-    pub(super) fn new(names: Names, models: &'a [ModelConfig], hashes: &'a Hashes) -> Self {
-        Calibrations { names, models, hashes, read: BTreeMap::new() }
+    pub(super) fn new(names: Names, models: &'a [ModelConfig], hashes: &'a Hashes, prices: Option<&'a Prices>) -> Self {
+        Calibrations { names, models, hashes, prices, read: BTreeMap::new(), predictors: BTreeMap::new() }
     }
 
     /// What the policy of this file and text may name.
@@ -37,17 +43,33 @@ impl<'a> Calibrations<'a> {
         let mut names = self.names.clone();
         for (name, models) in Policy::calibrations(source) {
             let path = folder.join(&name);
-            let read = self.read.entry(path).or_insert_with_key(|path| read(path)).clone();
+            let of = |path: &PathBuf| read(path, "calibration", Calibration::parse);
+            let read = self.read.entry(path).or_insert_with_key(of).clone();
             let hashed = models.iter().try_for_each(|model| self.hash(model, &mut names));
             let hashed = hashed.and_then(|()| second(&read).map_or(Ok(()), |model| self.hash(model, &mut names)));
             names.calibrations.insert(name, hashed.and(read));
         }
-        let asks = |read: &Read| read.as_ref().is_ok_and(|read| read.score.features().contains(&Feature::PTrue));
+        let asks = |read: &Read<Calibration>| {
+            read.as_ref().is_ok_and(|read| read.score.features().contains(&Feature::PTrue))
+        };
         if source.contains(Feature::PTrue.name()) || names.calibrations.values().any(asks) {
             let size = |model: &ModelConfig| Some((model.id.clone(), parameters(&model.file)?));
             names.parameters = self.models.iter().filter_map(size).collect();
         }
+        for (name, models) in Policy::predictors(source) {
+            let path = folder.join(&name);
+            let of = |path: &PathBuf| read(path, "predictor of gaps", Predictor::parse);
+            let read = self.predictors.entry(path).or_insert_with_key(of).clone();
+            let hashed = models.iter().try_for_each(|model| self.hash(model, &mut names));
+            names.predictors.insert(name, hashed.and(read));
+            let resolved: Vec<ModelId> = models.iter().filter_map(|model| names.resolve(model)).collect();
+            names.unpriced.extend(resolved.into_iter().filter(|model| self.is_unpriced(model)));
+        }
         names
+    }
+
+    fn is_unpriced(&self, model: &ModelId) -> bool {
+        self.prices.is_some_and(|prices| prices.of(model).is_none())
     }
 
     /// Adds the hash of a local model's file to the names.
@@ -65,11 +87,11 @@ impl<'a> Calibrations<'a> {
 }
 
 /// The model that a calibration asks for a second opinion.
-fn second(read: &Read) -> Option<&str> {
+fn second(read: &Read<Calibration>) -> Option<&str> {
     read.as_ref().ok()?.inquiry.as_ref()?.second.as_ref().map(|second| second.model.as_str())
 }
 
-fn read(file: &Path) -> Read {
+fn read<T>(file: &Path, what: &str, parse: impl Fn(&[u8]) -> Result<T, String>) -> Read<T> {
     let bytes = fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    Calibration::parse(&bytes).map(Arc::new).map_err(|why| format!("{} is no calibration: {why}", file.display()))
+    parse(&bytes).map(Arc::new).map_err(|why| format!("{} is no {what}: {why}", file.display()))
 }

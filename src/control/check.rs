@@ -388,7 +388,8 @@ impl<'a> Checker<'a> {
     fn compile(&mut self) {
         let names = Names { any: self.partly, ..self.checked.names() };
         let models = self.checked.models.clone();
-        let mut calibrations = Calibrations::new(names, &models, &self.options.hashes);
+        let prices = self.checked.prices.clone();
+        let mut calibrations = Calibrations::new(names, &models, &self.options.hashes, Some(&prices));
         for Draft { place, name, file, source } in std::mem::take(&mut self.drafts) {
             let names = calibrations.names_for(&file, &source);
             let policy = match Policy::compile(&file.display().to_string(), &source, &names) {
@@ -523,7 +524,7 @@ pub struct Findings {
 /// calibration for another one is found with the configuration only.
 pub fn check_policy(file: &Path, source: &str, names: &Names) -> Findings {
     let hashes = Hashes::default();
-    let names = Calibrations::new(names.clone(), &[], &hashes).names_for(file, source);
+    let names = Calibrations::new(names.clone(), &[], &hashes, None).names_for(file, source);
     match Policy::compile(&file.display().to_string(), source, &names) {
         Ok(policy) => Findings { problems: policy_cases(file, &policy), notes: policy.notes().to_vec() },
         Err(problems) => Findings { problems, notes: Vec::new() },

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::account::{Keys, Prices};
+use crate::account::{Keys, Pacers, Prices};
 use crate::api::{Limits, ModelEntry};
 use crate::backend::Status;
 use crate::confidence::{AuditStatus, Ledger};
@@ -51,6 +51,11 @@ impl Snapshot {
     /// The price table.
     pub fn prices(&self) -> &Arc<Prices> {
         &self.prices
+    }
+
+    /// What was spent of every budget that is held at a rate: the same from generation to generation.
+    pub fn pacers(&self) -> &Arc<Pacers> {
+        &self.backends.lasting.pacers
     }
 
     /// Every backend by model name.

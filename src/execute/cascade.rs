@@ -22,6 +22,11 @@
 //! stage is passed over, and the story says why. What is kept under a certificate may be drawn for
 //! its audit, which changes nothing for the client (`audit`).
 //!
+//! A gate may decide by value instead: the answer is kept unless the gap that is predicted to the next
+//! stage's answer is worth its expected cost at the price that holds the budget (`confidence::gap`,
+//! `account::pacer`). A stage is passed over unasked where the prompt alone predicts a gap so large,
+//! and where the conversation stays with a later stage (`pins`).
+//!
 //! An answer without a token has no score and escalates; one cut off at its length is judged like
 //! any other. A stage that cannot serve the request, is not ready, accepts nothing or fails is
 //! passed over; its reason stands on the tab. Nothing reaches the client before it is certain
@@ -45,19 +50,27 @@ use std::pin::pin;
 use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
 
+use super::pins::{Place, Session};
 use super::{Asking, Begun, audit, evidence, may_go_on};
-use crate::account::Reason;
+use crate::account::{Offer, Reason};
 use crate::backend::Completion;
-use crate::confidence::{Judge, Ruling, Running, Standing};
+use crate::confidence::{Accept, Judge, Ruling, Running, Standing, Uncertified};
 use crate::error::{Error, Result};
-use crate::plan::{OnFailure, Stage};
-use crate::request::{Delta, Part, Request};
+use crate::plan::{OnFailure, Stage, choices};
+use crate::request::{Delta, Part};
 
 /// What the story says of a refused answer that is served after all.
 const UPSTREAM_FAILED: &str = "upstream-failed";
 
-/// Asks the stages in order.
-pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking<'_>) -> Result<Completion> {
+/// Asks the stages in order, from where the conversation stays, if it does.
+pub(super) async fn run(
+    stages: &[Stage],
+    on_failure: OnFailure,
+    session: Option<&Session>,
+    asking: &Asking<'_>,
+) -> Result<Completion> {
+    open_budget(stages, asking);
+    let begin = session.map_or(Place::FIRST, |session| session.place(stages, asking));
     let mut kept: Option<Held> = None;
     let mut error = Error::internal("the last stage of a cascade may not have a gate");
     for (place, stage) in stages.iter().enumerate() {
@@ -68,13 +81,19 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
                 continue;
             }
         };
-        let last = place + 1 == stages.len();
-        if !backend.status().ready && !last {
-            asking.meter.skipped(&stage.model, place, Reason::NotReady);
+        let next = stages.get(place + 1);
+        let passed_over = match next {
+            _ if place < begin.stage => Some(Reason::Pinned),
+            Some(_) if !backend.status().ready => Some(Reason::NotReady),
+            Some(next) if !begin.is_bound(place) && is_skipped(stage, next, asking) => Some(Reason::SkippedByValue),
+            _ => None,
+        };
+        if let Some(reason) = passed_over {
+            asking.meter.skipped(&stage.model, place, reason);
             continue;
         }
         audit::refresh(asking, stage.gate.as_ref());
-        let watch = Watch::of(stage, &asking.request);
+        let watch = if begin.is_bound(place) { None } else { Watch::of(stage, next, asking) };
         // A gate that accepts nothing makes an answer useless, unless it may be served for want of
         // a better one.
         if let Some(Watch { ruling: Ruling { judge: Err(why), .. }, .. }) = watch
@@ -85,10 +104,16 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
         }
         let asked = async {
             let begun = asking.begin(backend, &stage.model, place).await?;
+            if begin.is_bound(place) && next.is_some() {
+                begun.attempt.stands(Some(Standing::Uncertified(Uncertified::Pinned)));
+            }
             judge(watch, begun, asking, place).await
         };
         match beside(kept.as_mut(), asked).await {
-            Ok(Judged::Accepted(completion)) => return Ok(completion),
+            Ok(Judged::Accepted(completion)) => {
+                session.inspect(|session| session.answered_by(&stage.model, place, asking));
+                return Ok(completion);
+            }
             Ok(Judged::Refused(held)) if on_failure == OnFailure::Local => kept = Some(held),
             Ok(Judged::Refused(_)) => {}
             Err(failure) if may_go_on(&failure) => error = failure,
@@ -102,6 +127,22 @@ pub(super) async fn run(stages: &[Stage], on_failure: OnFailure, asking: &Asking
         Some(held) => held.serve_degraded(error).await,
         None => Err(error),
     }
+}
+
+/// Where a gate decides by value, all that the request costs is paid from its budget.
+fn open_budget(stages: &[Stage], asking: &Asking<'_>) {
+    let accepts = stages.iter().filter_map(|stage| stage.gate.as_ref()).map(|gate| &*gate.accept);
+    for accept in accepts {
+        if let Accept::Value(value) = accept {
+            asking.meter.paid_from(&asking.backends.lasting.pacers, &value.pacing);
+        }
+    }
+}
+
+/// Whether the prompt alone says that the next stage answers better; not while that is not ready.
+fn is_skipped(stage: &Stage, next: &Stage, asking: &Asking<'_>) -> bool {
+    let is_ready = || asking.backends.of(&next.model).is_some_and(|backend| backend.status().ready);
+    stage.skip.as_ref().is_some_and(|skip| is_ready() && skip.applies(&asking.request))
 }
 
 /// Awaits `work` and meanwhile reads on in a kept answer, whose backend would else pause it and in
@@ -163,49 +204,104 @@ struct Watch<'a> {
     ruling: Ruling<'a>,
     /// How many tokens are kept back; `None`: the whole answer.
     held: Option<usize>,
+    /// What the next stage would cost, where that counts.
+    offer: Option<Offer>,
+    /// The only choice token by token, where it may be given up as unlikely.
+    growing: Option<Running>,
 }
 
 impl<'a> Watch<'a> {
     /// The stage's gate, if it has one.
-    fn of(stage: &'a Stage, request: &Request) -> Option<Watch<'a>> {
+    fn of(stage: &'a Stage, next: Option<&Stage>, asking: &Asking<'_>) -> Option<Watch<'a>> {
         let gate = stage.gate.as_ref()?;
-        Some(Watch { ruling: gate.ruling(request), held: gate.tokens_held(request) })
+        let ruling = gate.ruling(&asking.request);
+        let held = gate.tokens_held(&asking.request);
+        let by_value = ruling.judge.as_ref().is_ok_and(|judge| judge.is_by_value());
+        let offer = next.filter(|_| by_value).and_then(|next| asking.meter.offer(&next.model));
+        let gives_up = ruling.judge.as_ref().is_ok_and(|judge| judge.gives_up()) && choices(&asking.request) == 1;
+        Some(Watch { ruling, held, offer, growing: gives_up.then(Running::default) })
+    }
+
+    /// Takes in what is new; whether the answer will hardly become good enough.
+    fn is_unlikely(&mut self, delta: &Delta) -> bool {
+        let (Some(growing), Ok(judge), Part::Text { tokens, .. }) =
+            (&mut self.growing, &self.ruling.judge, &delta.part)
+        else {
+            return false;
+        };
+        tokens.iter().any(|token| {
+            growing.push(token);
+            judge.is_unlikely(growing)
+        })
+    }
+
+    /// Whether the answer is complete, and judged by more than its tokens.
+    fn goes_by_the_whole(&self, delta: &Delta) -> bool {
+        matches!(delta.part, Part::End(_))
+            && self.ruling.judge.as_ref().is_ok_and(|judge| judge.measure.is_of_the_whole())
+    }
+
+    /// Has the complete answer judged at the price of this moment.
+    fn price(&mut self, choices: &[Running]) {
+        if let (Some(offer), Ok(judge)) = (&self.offer, &mut self.ruling.judge) {
+            let gaps = choices.iter().filter_map(|choice| judge.measure.value(choice)).map(|value| -value);
+            offer.weigh(gaps.fold(0.0, f64::max));
+            judge.to_mut().at_least = -offer.price();
+        }
+    }
+
+    fn verdict(&mut self, delta: &Delta, choices: &[Running]) -> Verdict {
+        if self.is_unlikely(delta) {
+            return Verdict::Refuse(Reason::EarlyUnlikely);
+        }
+        let complete = matches!(delta.part, Part::End(_));
+        if complete {
+            self.price(choices);
+        }
+        match &self.ruling.judge {
+            Ok(judge) => verdict(judge, choices, self.held, complete),
+            Err(why) => Verdict::Refuse(Reason::uncertified(*why)),
+        }
     }
 }
 
 /// Holds the answer back until it is accepted or refused; an error is the backend's.
 async fn judge(watch: Option<Watch<'_>>, begun: Begun, asking: &Asking<'_>, stage: usize) -> Result<Judged> {
-    let Some(Watch { ruling, held: tokens }) = watch else {
+    let Some(mut watch) = watch else {
         return Ok(Judged::Accepted(begun.serve()));
     };
-    begun.attempt.stands(ruling.standing.clone());
+    begun.attempt.stands(watch.ruling.standing.clone());
     let mut held = Held { deltas: Vec::new(), begun, broken: false };
     while let Some(item) = held.begun.deltas.next().await {
         let delta = item?;
-        let complete = matches!(delta.part, Part::End(_));
-        held.deltas.push(delta);
-        let verdict = match ruling.judge {
-            Ok(judge) if complete && judge.measure.is_of_the_whole() => {
+        let of_the_whole = watch.goes_by_the_whole(&delta);
+        let verdict = match &watch.ruling.judge {
+            Ok(judge) if of_the_whole => {
+                held.deltas.push(delta);
                 let Held { deltas, begun, .. } = &held;
                 let whole = evidence::Whole { stage, model: &begun.model, deltas, attempt: &begun.attempt };
                 // Boxed: most gates go by tokens alone.
                 Box::pin(evidence::weigh(asking, judge, whole)).await
             }
-            Ok(judge) => held.begun.attempt.scores(|choices| verdict(judge, choices, tokens, complete)),
-            Err(why) => Verdict::Refuse(Reason::uncertified(why)),
+            _ => {
+                let verdict = held.begun.attempt.scores(|choices| watch.verdict(&delta, choices));
+                held.deltas.push(delta);
+                verdict
+            }
         };
         match verdict {
             Verdict::Wait => {}
             Verdict::Accept => {
-                if let Some(Standing::Certified(grant)) = &ruling.standing {
+                if let Some(Standing::Certified(grant)) = &watch.ruling.standing {
                     audit::attend(asking, grant, &held.deltas, &mut held.begun);
                 }
                 return Ok(Judged::Accepted(held.release().serve()));
             }
             Verdict::Refuse(reason) => {
-                if let Some(Standing::Certified(grant)) = &ruling.standing {
+                if let Some(Standing::Certified(grant)) = &watch.ruling.standing {
                     audit::refused(grant);
                 }
+                watch.offer.take().into_iter().for_each(Offer::take);
                 held.begun.attempt.discarded(reason);
                 return Ok(Judged::Refused(held));
             }
@@ -229,6 +325,7 @@ fn verdict(judge: &Judge, choices: &[Running], hold_back: Option<usize>, complet
     let passed = hold_back.is_some_and(|held| tokens >= held.max(1) as u64);
     match (accepted, complete) {
         (true, true) => Verdict::Accept,
+        (false, true) if judge.is_by_value() => Verdict::Refuse(Reason::ByValue),
         (false, true) => Verdict::Refuse(Reason::LowConfidence),
         (true, false) if passed => Verdict::Accept,
         (false, false) if passed || lost => Verdict::Refuse(Reason::EarlyLowConfidence),

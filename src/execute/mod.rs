@@ -8,6 +8,7 @@ mod audit;
 mod cascade;
 mod direct;
 mod evidence;
+mod pins;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +20,7 @@ use http::HeaderMap;
 
 pub use audit::{Auditor, Store};
 
-use crate::account::{Attempt, Meter, Reason};
+use crate::account::{Attempt, Meter, Pacers, Reason};
 use crate::backend::{Backend, Call, Completion};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::plan::Plan;
@@ -34,6 +35,16 @@ pub struct Backends {
     pub wildcards: BTreeMap<String, Arc<dyn Backend>>,
     /// Where answers kept under a certificate are audited.
     pub auditor: Auditor,
+    /// What is remembered from request to request, and from configuration to configuration.
+    pub lasting: Arc<Lasting>,
+}
+
+/// What outlives a request and a reload.
+#[derive(Debug, Default)]
+pub struct Lasting {
+    /// What was spent of every budget that is held at a rate.
+    pub pacers: Arc<Pacers>,
+    pins: pins::Pins,
 }
 
 impl Backends {
@@ -53,7 +64,10 @@ pub async fn run(plan: Plan, request: Arc<Request>, backends: &Backends, meter: 
     match plan {
         Plan::Direct { targets } => direct::run(&targets, &asking).await,
         // Boxed: most requests need none of it.
-        Plan::Cascade { stages, on_failure } => Box::pin(cascade::run(&stages, on_failure, &asking)).await,
+        Plan::Cascade { stages, on_failure, pin } => {
+            let session = pin.and_then(|pin| pins::Session::of(pin, &asking));
+            Box::pin(cascade::run(&stages, on_failure, session.as_ref(), &asking)).await
+        }
         Plan::Reject { status, message, code } => {
             let kind = match status.as_u16() {
                 401 => Kind::Unauthenticated,

@@ -3,6 +3,7 @@
 mod audits;
 mod certificates;
 mod evidence;
+mod value;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -188,10 +189,13 @@ fn promised(granted: std::result::Result<Arc<Grant>, Uncertified>, otherwise: Op
     Gate { accept: Arc::new(accept), hold_back: HoldBack::All }
 }
 
+fn stage(model: &str, gate: Option<Gate>) -> Stage {
+    Stage { model: ModelId::new(model), gate, skip: None }
+}
+
 fn cascade(gate: Gate, on_failure: OnFailure) -> Plan {
-    let stages =
-        vec![Stage { model: ModelId::new(LOCAL), gate: Some(gate) }, Stage { model: ModelId::new(UP), gate: None }];
-    Plan::Cascade { stages, on_failure }
+    let stages = vec![stage(LOCAL, Some(gate)), stage(UP, None)];
+    Plan::Cascade { stages, on_failure, pin: None }
 }
 
 /// min_logprob ≥ -1, with this hold-back.

@@ -14,6 +14,7 @@ mod union;
 
 use std::str::FromStr;
 
+use super::early::{GivingUp, Saving};
 use super::records::Records;
 use crate::confidence::certify::{
     Certified, ErrorBound, Grid, Plan, Promise, Refusal, Row, certify_together, error_from_disagreement,
@@ -47,6 +48,8 @@ pub struct Settings {
     pub together: bool,
     /// The share of each slice in the traffic, for a figure of the whole; empty: none is wanted.
     pub mix: Vec<(String, f64)>,
+    /// The chance to end well that may be given away by giving answers up early; `None`: none are.
+    pub early: Option<f64>,
 }
 
 /// A slice to be calibrated.
@@ -106,6 +109,8 @@ pub struct Made {
     pub error: Option<AgreedError>,
     /// Answers of the slice without a label.
     pub left_out: usize,
+    /// What giving answers up early saves and loses, where that was wanted.
+    pub saving: Option<Saving>,
 }
 
 /// An error rate from certified disagreement and known answers.
@@ -193,7 +198,11 @@ struct Prepared {
     /// For the error rate of what agrees.
     gold: Vec<Labelled>,
     left_out: usize,
+    /// The thresholds that may be certified.
+    grid: Grid,
     plan: Option<Plan>,
+    /// When answers are given up; part of what is certified.
+    giving_up: Option<GivingUp>,
 }
 
 impl Prepared {
@@ -205,14 +214,22 @@ impl Prepared {
         let graded: Vec<Graded> = fit_side.iter().map(|row| row.graded).collect();
         let score = fit(&graded, &sources.records, settings.score)?;
         let seen: Vec<f64> = fit_side.iter().map(|row| value(&score, row)).collect();
+        let grid = Grid::of_scores(&seen, GRID_POINTS);
+        let learn = |epsilon| GivingUp::learn(&sources.records, &score, &ids(&fit_side), epsilon, &grid);
+        let giving_up = settings.early.map(learn);
         let plan = settings
             .certificate_promise()
-            .map(|promise| Plan::new(promise.at_attempt(settings.attempt(slice)), Grid::of_scores(&seen, GRID_POINTS)));
-        Ok(Prepared { score, fitted: fit_side.len(), rows, kept_back, gold, left_out, plan })
+            .map(|promise| Plan::new(promise.at_attempt(settings.attempt(slice)), grid.clone()));
+        Ok(Prepared { score, fitted: fit_side.len(), rows, kept_back, gold, left_out, grid, plan, giving_up })
     }
 
     fn losses(&self, rows: &[Labelled]) -> Vec<Row> {
-        rows.iter().map(|row| Row { score: value(&self.score, row), loss: row.loss }).collect()
+        rows.iter().map(|row| Row { score: self.stands_at(row), loss: row.loss }).collect()
+    }
+
+    /// The highest threshold at which an answer is kept, giving up early included.
+    fn stands_at(&self, row: &Labelled) -> f64 {
+        self.giving_up.as_ref().map_or_else(|| value(&self.score, row), |rule| rule.stands_at(&row.id))
     }
 
     fn conclude(
@@ -252,10 +269,14 @@ impl Prepared {
             quality,
             date: settings.date.clone(),
             attempts: slice.attempts + u32::from(settings.promise.is_some()),
+            early: self.giving_up.as_ref().map(|rule| rule.early.clone()),
             certificates: certificates.into_iter().collect(),
         };
         let error = certificate.and_then(|(certified, promise)| self.error(certified.threshold, promise, attempt));
-        calibration.render().map(|_| Made { calibration, refusal, error, left_out: self.left_out })
+        let threshold = certified.map(|it| it.threshold).or_else(|| self.grid.middle());
+        let saving =
+            self.giving_up.as_ref().zip(threshold).map(|(rule, threshold)| rule.saving(&ids(&self.rows), threshold));
+        calibration.render().map(|_| Made { calibration, refusal, error, left_out: self.left_out, saving })
     }
 
     /// The refusal with how many answers of the slice are missing, all sides together.
@@ -275,7 +296,7 @@ impl Prepared {
         if promise.risk() != Risk::Selective || self.gold.is_empty() {
             return None;
         }
-        let agreed = self.gold.iter().filter(|row| row.graded.right && value(&self.score, row) >= threshold);
+        let agreed = self.gold.iter().filter(|row| row.graded.right && self.stands_at(row) >= threshold);
         let known: Vec<bool> = agreed.filter_map(|row| row.gold).collect();
         let wrong = known.iter().filter(|right| !**right).count();
         let bound = error_from_disagreement(&promise, wrong, known.len(), promise.at_attempt(attempt).delta());
@@ -371,6 +392,10 @@ fn union(
 /// The rows whose group falls on this share, by a hash of its own for each purpose, and the others.
 fn split(rows: Vec<Labelled>, purpose: &str, share: f64) -> (Vec<Labelled>, Vec<Labelled>) {
     rows.into_iter().partition(|row| Split::of(&format!("{purpose}{}", row.group), share) == Split::Fit)
+}
+
+fn ids(rows: &[Labelled]) -> Vec<&str> {
+    rows.iter().map(|row| row.id.as_str()).collect()
 }
 
 fn value(score: &Score, row: &Labelled) -> f64 {

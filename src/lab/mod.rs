@@ -1,23 +1,21 @@
 //! The workbench: what is measured offline, on logs and data sets, before a request depends on it.
 //!
 //! [`records`] reads graded answers with their log-probabilities, [`calibrate`] makes a calibration
-//! of them. [`logs`] reads past requests whose outcome on both sides is known, [`replay`] asks what
-//! routers would have done with them, [`metrics`] says how good that is, [`Scorer`] is the router
-//! that can be kept and served. Nothing here calls a model or is called on the path of a request;
+//! of them, [`early`] says when an answer may be given up, [`gap`] what another model would gain. [`logs`] reads past requests whose outcome on both sides is known, [`replay`] asks what
+//! routers would have done with them, [`metrics`] says how good that is; the router
+//! that can be kept and served is `confidence::gap::Predictor`. Nothing here calls a model or is called on the path of a request;
 //! `cli` is the only caller.
 
 pub mod calibrate;
+pub mod early;
+pub mod gap;
 pub mod logs;
 pub mod metrics;
 pub mod records;
 pub mod replay;
 mod report;
-mod ridge;
 mod routers;
-mod scorer;
-mod terms;
 #[cfg(test)]
 mod tests;
 
 pub use report::Report;
-pub use scorer::Scorer;

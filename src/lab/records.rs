@@ -20,7 +20,7 @@ pub struct Records {
     /// The SHA-256 of the model's file.
     pub model_sha256: String,
     /// Answers by id.
-    pub answers: BTreeMap<String, Graded>,
+    pub answers: BTreeMap<String, Answered>,
     /// What else is known of the same answers.
     pub about: BTreeMap<String, About>,
     /// The features that all answers have.
@@ -38,6 +38,15 @@ pub struct About {
     pub text: Option<String>,
     /// The kind of question.
     pub task: Option<String>,
+}
+
+/// A graded answer, token by token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answered {
+    /// Its features and its grade.
+    pub graded: Graded,
+    /// Its tokens.
+    pub trace: Trace,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,10 +107,10 @@ impl Records {
         let about = found.iter().map(|(id, (_, record))| (id.clone(), record.about())).collect();
         let known = known(found.values().map(|(_, record)| record));
         let grade = |(id, (place, record)): (String, (usize, Record))| match record.grade() {
-            Ok(graded) => Ok((id, graded)),
+            Ok(answered) => Ok((id, answered)),
             Err(why) => Err(format!("line {place}: {why}")),
         };
-        let answers: Result<BTreeMap<String, Graded>, String> = found.into_iter().map(grade).collect();
+        let answers: Result<BTreeMap<String, Answered>, String> = found.into_iter().map(grade).collect();
         Ok(Records { model_sha256: file, answers: answers?, about, known, left_out })
     }
 }
@@ -123,7 +132,7 @@ impl Record {
         About { is_graded: self.right.is_some(), text: self.text.clone(), task: self.task.clone() }
     }
 
-    fn grade(self) -> Result<Graded, String> {
+    fn grade(self) -> Result<Answered, String> {
         let tokens = self.logprobs.len();
         let margins = match (self.margins, &self.top_logprobs) {
             (Some(margins), _) => margins,
@@ -140,7 +149,7 @@ impl Record {
         let ended = self.finish.as_deref() == Some("stop");
         let trace = Trace { logprobs: self.logprobs, margins, entropies, ended };
         let features = Running::of(&trace).features().ok_or("no token")?;
-        Ok(Graded { features, right: self.right.unwrap_or(false) })
+        Ok(Answered { graded: Graded { features, right: self.right.unwrap_or(false) }, trace })
     }
 }
 

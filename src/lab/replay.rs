@@ -12,7 +12,7 @@ use super::logs::{Log, Row};
 use super::metrics::{Curve, Ranked, apgr, sort};
 use super::report::{Figures, Interval, Report};
 use super::routers::{self, Ranking, resample};
-use super::scorer::Scorer;
+use crate::confidence::gap::{About, Predictor};
 
 /// How a log is replayed.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub struct Settings {
 }
 
 /// Replays every router on the log. `given`: a scorer trained elsewhere.
-pub fn replay(log: &Log, settings: &Settings, given: Option<&Scorer>) -> Report {
+pub fn replay(log: &Log, settings: &Settings, given: Option<&Predictor>) -> Report {
     let rankings = routers::all(log, settings.folds, settings.seed, given);
     let samples: Vec<Vec<f64>> = rankings.iter().map(|ranking| resampled(&log.rows, ranking, settings)).collect();
     let of = |name: &str| rankings.iter().zip(&samples).find(|(ranking, _)| ranking.name == name).map(|(_, s)| s);
@@ -44,9 +44,16 @@ pub fn replay(log: &Log, settings: &Settings, given: Option<&Scorer>) -> Report 
     Report::new(log, settings, figures)
 }
 
-/// The scorer that learns from every row of the log.
-pub fn train(log: &Log) -> Scorer {
-    Scorer::train(log.rows.iter().map(|row| (row.prompt.as_str(), row.upstream - row.local)))
+/// The scorer that learns from every row of the log, dated `date`.
+pub fn train(log: &Log, date: &str) -> Predictor {
+    let about = About {
+        local: log.local.clone(),
+        local_sha256: None,
+        upstream: log.upstream.clone(),
+        rows: log.rows.len() as u64,
+        date: date.to_owned(),
+    };
+    Predictor::of_prompts(about, log.rows.iter().map(|row| (row.prompt.as_str(), row.upstream - row.local)))
 }
 
 fn ranked(rows: &[Row], ranking: &Ranking) -> Vec<Ranked> {

@@ -12,8 +12,9 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 use super::logs::{Log, Row};
-use super::scorer::{Scorer, Sight};
-use super::terms::{BUCKETS, Text, Weights};
+use crate::confidence::gap::Predictor;
+use crate::confidence::gap::scorer::{Scorer, Sight};
+use crate::confidence::gap::terms::{BUCKETS, Text, Weights};
 
 /// How many neighbours are asked.
 const NEIGHBOURS: usize = 100;
@@ -53,7 +54,7 @@ pub(super) struct Ranking {
 }
 
 /// Every router that this log can be replayed with.
-pub(super) fn all(log: &Log, folds: usize, seed: u64, given: Option<&Scorer>) -> Vec<Ranking> {
+pub(super) fn all(log: &Log, folds: usize, seed: u64, given: Option<&Predictor>) -> Vec<Ranking> {
     let rows = &log.rows;
     let mut rankings = vec![ranking("random", Knows::Nothing, None, rows.iter().map(|_| 0.0))];
     let texts: Vec<Text> = rows.iter().map(|row| Text::read(&row.prompt)).collect();
@@ -73,8 +74,8 @@ pub(super) fn all(log: &Log, folds: usize, seed: u64, given: Option<&Scorer>) ->
     if by_domain.is_some() {
         rankings.push(ranking("domain mean gap", Knows::InDomain, Some(0.0), domain_means(rows, &at_random)));
     }
-    if let Some(scorer) = given {
-        let gaps = texts.iter().map(|text| scorer.gap_of(text));
+    if let Some(predictor) = given {
+        let gaps = texts.iter().map(|text| predictor.scorer().gap_of(text));
         rankings.push(ranking("given scorer", Knows::Given, Some(0.0), gaps));
     }
     rankings.extend(after_answers(rows, &rankings));

@@ -100,7 +100,7 @@ fn agreement_keeps_what_both_say_and_sends_up_the_rest() {
 #[test]
 fn a_scorer_from_elsewhere_is_labelled_as_given() {
     let log = learnable();
-    let report = replay(&log, &SETTINGS, Some(&train(&log)));
+    let report = replay(&log, &SETTINGS, Some(&train(&log, "2026-11-24")));
     let given = report.routers.iter().find(|figures| figures.router == "given scorer").unwrap();
     assert_eq!(given.knows, Knows::Given);
     assert!(given.apgr.unwrap() > 0.7);

@@ -25,6 +25,7 @@ impl Running {
     pub(super) fn adopt(&self) {
         let snapshot = self.control.current();
         let targets = snapshot.statuses().into_iter().map(|(model, _)| model);
+        self.metrics.follow(snapshot.pacers());
         self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
     }
 }

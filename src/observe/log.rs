@@ -47,6 +47,7 @@ pub(super) fn write(receipt: &Receipt) {
         itl_mean_ms = itl.map(|seconds| f64::from(seconds) * 1e3),
         e2e_ms = milliseconds(receipt.e2e),
         overhead_us = receipt.overhead.map(|overhead| overhead.as_micros() as u64),
+        pinned = receipt.pinned.then_some(true),
         degraded = receipt.degraded,
         error = error.map(|error| error.kind.name()),
         error_code = error.and_then(|error| error.code),

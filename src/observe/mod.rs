@@ -17,7 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prometheus::{Registry, TextEncoder};
 
-use crate::account::{AttemptOutcome, AttemptReceipt, AuditReceipt, Outcome, PlanKind, Reason, Receipt, Record};
+use crate::account::{
+    AttemptOutcome, AttemptReceipt, AuditReceipt, Outcome, Pacers, PlanKind, Reason, Receipt, Record,
+};
 use crate::backend::{Breaker, Status};
 use crate::confidence::AuditStatus;
 use crate::error::{Error, Origin, Result};
@@ -39,6 +41,8 @@ pub struct Metrics {
     registry: Registry,
     families: Families,
     known: RwLock<Arc<Known>>,
+    /// The budgets told with each scrape.
+    pacers: Mutex<Option<Arc<Pacers>>>,
     /// One scrape at a time, since the gauges are set anew for each.
     scrape: Mutex<()>,
 }
@@ -66,7 +70,7 @@ impl Metrics {
     pub fn new() -> Result<Metrics> {
         let registry = Registry::new();
         let families = Families::register(&registry).map_err(|fault| Error::internal(format!("metrics: {fault}")))?;
-        Ok(Metrics { registry, families, known: RwLock::default(), scrape: Mutex::new(()) })
+        Ok(Metrics { registry, families, known: RwLock::default(), pacers: Mutex::default(), scrape: Mutex::new(()) })
     }
 
     /// Takes over the names of a configuration: `asked` may stand in a request's `model`,
@@ -86,6 +90,11 @@ impl Metrics {
         self.families.generation.set(generation.try_into().unwrap_or(i64::MAX));
     }
 
+    /// Tells these budgets with each scrape from now on.
+    pub fn follow(&self, pacers: &Arc<Pacers>) {
+        *self.pacers.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(pacers));
+    }
+
     /// Counts a reload.
     pub fn reloaded(&self, reload: Reload) {
         let outcome = match reload {
@@ -99,6 +108,7 @@ impl Metrics {
     pub fn render(&self, statuses: &[(ModelId, Status)]) -> String {
         let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_gauges(statuses);
+        self.set_budgets();
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|fault| {
             tracing::error!(%fault, "metrics cannot be rendered");
             String::new()
@@ -132,6 +142,16 @@ impl Metrics {
                 let is_it = i64::from(state == status.breaker);
                 gauges.breaker.with_label_values(&[name, state.name()]).set(is_it);
             }
+        }
+    }
+
+    fn set_budgets(&self) {
+        let pacers = self.pacers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.families.pacer_spent.reset();
+        for budget in pacers.iter().flat_map(|pacers| pacers.stand()) {
+            let labels = [&*budget.policy, &*budget.tenant];
+            self.families.pacer_lambda.with_label_values(&labels).set(budget.lambda);
+            self.families.pacer_spent.with_label_values(&labels).inc_by(budget.spent_usd.max(0.0));
         }
     }
 
@@ -193,7 +213,15 @@ impl Metrics {
             let outcome = match reason {
                 Reason::Accepted | Reason::Certified | Reason::CertifiedAgreement | Reason::Degraded => "accept",
                 Reason::Evidence => "evidence",
-                Reason::Uncertified | Reason::OtherKey | Reason::Alarmed | Reason::Unmonitored if served => "accept",
+                Reason::Uncertified
+                | Reason::OtherKey
+                | Reason::Alarmed
+                | Reason::Unmonitored
+                | Reason::Pinned
+                    if served =>
+                {
+                    "accept"
+                }
                 _ if place == last && !answered && receipt.outcome != Outcome::Canceled => "fail",
                 _ => "escalate",
             };

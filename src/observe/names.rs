@@ -64,6 +64,10 @@ families! {
         "Share of a local model's KV cache in use: 0 to 1.";
     BREAKER: "weir_breaker", ["model", "state"],
         "1 for the state a breaker is in: closed, open, half_open.";
+    PACER_LAMBDA: "weir_pacer_lambda", ["policy", "tenant"],
+        "Quality that a dollar must bring for an answer to be escalated by value: 0 while the budget is not spent.";
+    PACER_SPENT: "weir_pacer_spent_usd_total", ["policy", "tenant"],
+        "Dollars spent of budgets held at a rate, requests in flight as expected; tenant all: one budget for all.";
     FEEDBACK: "weir_feedback_total", ["verdict"],
         "What clients said of answers: correct, wrong, scored (0 to 1). Only what was asked for enters audits.";
     AUDIT_KEPT: "weir_audit_kept_total", ["slice"],

@@ -56,8 +56,9 @@ fn cascade() -> Plan {
 
 fn judged_by(accept: Accept) -> Plan {
     let gate = Some(Gate { accept: Arc::new(accept), hold_back: HoldBack::All });
-    let stages = vec![Stage { model: ModelId::new(LOCAL), gate }, Stage { model: ModelId::new(UP), gate: None }];
-    Plan::Cascade { stages, on_failure: OnFailure::Error }
+    let stages =
+        [(LOCAL, gate), (UP, None)].map(|(name, gate)| Stage { model: ModelId::new(name), gate, skip: None }).into();
+    Plan::Cascade { stages, on_failure: OnFailure::Error, pin: None }
 }
 
 fn direct(name: &str) -> Plan {

@@ -4,7 +4,6 @@
 //! another model file, or measures another thing than the key says, is a problem with its line; a
 //! promise that nothing keeps is a note, never a problem. Called by `compile`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::compile::Compiler;
@@ -35,22 +34,6 @@ struct Named<'t, 's> {
     calibration: Arc<Calibration>,
 }
 
-/// See [`super::Policy::calibrations`].
-pub(super) fn calibrations(source: &str) -> BTreeMap<String, Vec<String>> {
-    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let file = source.parse::<toml::Table>().unwrap_or_default();
-    let rules = file.get("rule").and_then(toml::Value::as_array);
-    for then in rules.into_iter().flatten().filter_map(|rule| rule.get("then")) {
-        let named = then.get("accept").and_then(|accept| accept.get("calibration")).and_then(toml::Value::as_str);
-        let models = then.get("cascade").and_then(toml::Value::as_array);
-        let models = models.into_iter().flatten().filter_map(toml::Value::as_str).map(str::to_owned);
-        if let Some(named) = named {
-            found.entry(named.to_owned()).or_default().extend(models);
-        }
-    }
-    found
-}
-
 impl<'s> Compiler<'s, '_> {
     /// What a gate goes by, after which of these models (all but the last) and with this hold-back.
     pub(super) fn accept(
@@ -61,7 +44,9 @@ impl<'s> Compiler<'s, '_> {
     ) -> Option<Accept> {
         let gated = models.split_last().map_or(&[][..], |(_, gated)| gated);
         let given = |key: &str| accept.table.contains_key(key);
-        if given(MAX_ERROR) {
+        if given("value") {
+            self.value(accept, gated, hold_back)
+        } else if given(MAX_ERROR) {
             self.promise(MAX_ERROR, accept, models, hold_back)
         } else if given(MAX_DISAGREEMENT) {
             self.promise(MAX_DISAGREEMENT, accept, models, hold_back)

@@ -12,23 +12,33 @@ use super::condition::Condition;
 use super::form::{Entry, Form, Section};
 use super::vocabulary::Vocabulary;
 use super::{Names, Outcome, Policy};
+use crate::confidence::gap::Pacing;
 use crate::error::Problem;
-use crate::plan::{Gate, HoldBack, OnFailure, Plan, Stage};
+use crate::plan::Plan;
 use crate::request::ModelId;
 
 /// Compiles the text of one file.
 pub(super) fn compile(place: &str, source: &str, names: &Names) -> Result<Policy, Vec<Problem>> {
-    let mut compiler = Compiler { form: Form::new(place, source), vocabulary: Vocabulary::new(names) };
-    match compiler.policy() {
+    let mut compiler = Compiler {
+        form: Form::new(place, source),
+        vocabulary: Vocabulary::new(names),
+        policy: "".into(),
+        pacing: None,
+    };
+    match compiler.file() {
         Some(policy) if compiler.form.sound() => Ok(Policy { notes: compiler.form.into_notes(), ..policy }),
         _ => Err(compiler.form.into_problems()),
     }
 }
 
-/// Reads one file. What a gate accepts by is read in `accept`.
+/// Reads one file. A cascade is read in `stages`, what a gate accepts by in `accept` and `value`.
 pub(super) struct Compiler<'s, 'n> {
     pub(super) form: Form<'s>,
     pub(super) vocabulary: Vocabulary<'n>,
+    /// The policy's name.
+    pub(super) policy: Arc<str>,
+    /// Its budget, once a rule has named one.
+    pub(super) pacing: Option<Pacing>,
 }
 
 struct Rule {
@@ -37,11 +47,12 @@ struct Rule {
 }
 
 impl<'s> Compiler<'s, '_> {
-    fn policy(&mut self) -> Option<Policy> {
+    fn file(&mut self) -> Option<Policy> {
         let file = self.form.parse()?;
         let top = Section { title: "policy".into(), table: file.get_ref(), span: 0..0 };
         self.form.check_keys(&top, &["name", "rule"]);
         let name = self.form.required(&top, "name").and_then(|entry| self.policy_name(entry));
+        name.clone().into_iter().for_each(|name| self.policy = name);
         let entries = self.form_rules(&top);
         let mut rules = self.rules(entries)?;
         let last = rules.pop()?.outcome;
@@ -157,7 +168,7 @@ impl<'s> Compiler<'s, '_> {
         let known: &[&str] = match given.as_slice() {
             ["serve"] => &["serve"],
             ["reject"] => &["reject"],
-            ["cascade"] => &["cascade", "accept", "hold_back", "on_failure"],
+            ["cascade"] => &["cascade", "accept", "hold_back", "on_failure", "skip_local", "pin"],
             _ => {
                 let message = format!("{}: needs exactly one of serve, cascade, reject", then.title);
                 self.form.problem(then.span.clone(), message);
@@ -193,68 +204,6 @@ impl<'s> Compiler<'s, '_> {
         let message = self.form.required(&reject, "message");
         let message = message.and_then(|entry| self.form.text(&reject.title, "message", entry));
         Some(Plan::Reject { status: status?, message: message?.into(), code: "rejected_by_policy" })
-    }
-
-    fn cascade(&mut self, then: &Section<'_, 's>) -> Option<Plan> {
-        let entry = self.form.required(then, "cascade")?;
-        let models = self.models(&then.title, "cascade", entry);
-        if let Some(models) = &models {
-            self.check_stages(then, entry, models);
-        }
-        let hold_back = match then.table.get("hold_back") {
-            Some(entry) => self.hold_back(&then.title, entry),
-            None => Some(HoldBack::All),
-        };
-        let accept = self.form.required(then, "accept");
-        let accept = accept.and_then(|entry| self.form.table(&then.title, "accept", entry));
-        let accept = accept.and_then(|accept| self.accept(&accept, models.as_deref().unwrap_or(&[]), hold_back));
-        let on_failure = match then.table.get("on_failure") {
-            Some(entry) => self.on_failure(&then.title, entry),
-            None => Some(OnFailure::default()),
-        };
-        let gate = Gate { accept: Arc::new(accept?), hold_back: hold_back? };
-        let mut stages: Vec<Stage> =
-            models?.into_iter().map(|model| Stage { model, gate: Some(gate.clone()) }).collect();
-        stages.last_mut()?.gate = None;
-        Some(Plan::Cascade { stages, on_failure: on_failure? })
-    }
-
-    /// A gate reads the log-probabilities of an answer made on the box; an upstream gives none.
-    fn check_stages(&mut self, then: &Section<'_, 's>, entry: &Entry<'s>, models: &[ModelId]) {
-        let title = &then.title;
-        let Some((_, gated)) = models.split_last() else {
-            return;
-        };
-        if gated.is_empty() {
-            let message = format!("{title}: a cascade needs at least 2 models; for one, use serve");
-            self.form.problem(entry.span(), message);
-        }
-        for model in gated.iter().filter(|model| !model.is_local()) {
-            let message = format!(
-                "{title}: \"{model}\" cannot be gated: an upstream's answer has no confidence; only the last stage may be an upstream"
-            );
-            self.form.problem(entry.span(), message);
-        }
-    }
-
-    fn hold_back(&mut self, title: &str, entry: &Entry<'s>) -> Option<HoldBack> {
-        if entry.get_ref().as_str() == Some("all") {
-            return Some(HoldBack::All);
-        }
-        let wanted = "a number of tokens (at least 1) or \"all\"";
-        let digits = entry.get_ref().as_integer().map(|integer| integer.as_str().replace('_', ""));
-        match digits.and_then(|digits| digits.parse::<usize>().ok()) {
-            Some(tokens) if tokens > 0 => Some(HoldBack::Tokens(tokens)),
-            _ => self.form.wrong_type(title, "hold_back", wanted, entry),
-        }
-    }
-
-    fn on_failure(&mut self, title: &str, entry: &Entry<'s>) -> Option<OnFailure> {
-        match entry.get_ref().as_str() {
-            Some("local") => Some(OnFailure::Local),
-            Some("error") => Some(OnFailure::Error),
-            _ => self.form.wrong_type(title, "on_failure", "\"local\" or \"error\"", entry),
-        }
     }
 
     /// One model's name or an array of them, all known, none twice.

@@ -15,11 +15,14 @@ mod decoded;
 mod evidence;
 mod form;
 mod language;
+mod named;
 mod pattern;
 mod secrets;
 mod signals;
+mod stages;
 #[cfg(test)]
 mod tests;
+mod value;
 mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +31,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::backend::Status;
+use crate::confidence::gap::Predictor;
 use crate::confidence::{Calibration, Grant};
 use crate::error::Problem;
 use crate::plan::{Decision, Plan};
@@ -49,6 +53,10 @@ pub struct Names {
     /// The calibrations that the file names, by the name that stands in it ([`Policy::calibrations`]):
     /// read, or why they cannot be.
     pub calibrations: BTreeMap<String, Result<Arc<Calibration>, String>>,
+    /// The predictors that the file names ([`Policy::predictors`]), in the same way.
+    pub predictors: BTreeMap<String, Result<Arc<Predictor>, String>>,
+    /// Models without a price, among those that are asked for money by value.
+    pub unpriced: BTreeSet<ModelId>,
     /// The SHA-256 of local models' files, in hexadecimal digits, where it is known: a calibration
     /// must be for the file that its stage's model runs.
     pub files: BTreeMap<ModelId, String>,
@@ -120,7 +128,12 @@ impl Policy {
     /// The calibrations that a policy file names, as they stand in it, each with the models of its
     /// cascades; what cannot be read as a policy names none. For [`Names`], before compiling.
     pub fn calibrations(source: &str) -> BTreeMap<String, Vec<String>> {
-        accept::calibrations(source)
+        named::calibrations(source)
+    }
+
+    /// The predictors of gaps that a policy file names, as [`Policy::calibrations`].
+    pub fn predictors(source: &str) -> BTreeMap<String, Vec<String>> {
+        named::predictors(source)
     }
 
     /// What a person should know of the policy and what is no problem: rules that ask for a promise

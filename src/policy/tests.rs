@@ -4,6 +4,7 @@ mod accept;
 mod audit;
 mod evidence;
 mod problems;
+mod value;
 
 use super::*;
 use crate::confidence::{Accept, Feature, Judge};
@@ -224,7 +225,7 @@ fn a_model_of_which_nothing_is_known_rejects_the_request() {
 fn a_cascade_gates_every_stage_but_the_last() {
     let plan = "{ cascade = [\"small\", \"local/large\", \"any/m\"], accept = { score = \"sum_logprob\", at_least = -3 }, hold_back = 1_6, on_failure = \"local\" }";
     let decision = compile(&then(plan)).unwrap().decide(&chat(&["x"]), &Facts::default());
-    let Plan::Cascade { stages, on_failure } = decision.plan else { panic!("no cascade") };
+    let Plan::Cascade { stages, on_failure, .. } = decision.plan else { panic!("no cascade") };
     assert_eq!(on_failure, OnFailure::Local);
     let gates: Vec<Option<&Accept>> =
         stages.iter().map(|stage| stage.gate.as_ref().map(|gate| &*gate.accept)).collect();
@@ -237,7 +238,7 @@ fn a_cascade_gates_every_stage_but_the_last() {
 fn a_cascade_holds_back_everything_and_fails_with_the_error_unless_told_otherwise() {
     let plan = "{ cascade = [\"small\", \"up/mini\"], accept = { score = \"margin\", at_least = 0.5 } }";
     let decision = compile(&then(plan)).unwrap().decide(&chat(&["x"]), &Facts::default());
-    let Plan::Cascade { stages, on_failure } = decision.plan else { panic!("no cascade") };
+    let Plan::Cascade { stages, on_failure, .. } = decision.plan else { panic!("no cascade") };
     assert_eq!(on_failure, OnFailure::Error);
     assert_eq!(stages[0].gate.as_ref().map(|gate| gate.hold_back), Some(HoldBack::All));
 }

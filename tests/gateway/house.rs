@@ -161,6 +161,7 @@ impl House {
     pub fn adopt(&self) {
         let snapshot = self.control.current();
         let targets = snapshot.statuses().into_iter().map(|(model, _)| model);
+        self.metrics.follow(snapshot.pacers());
         self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
     }
 

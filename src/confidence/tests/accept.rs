@@ -152,7 +152,7 @@ fn a_ruling_is_certified_or_falls_back_or_accepts_nothing() {
     let promise = |otherwise| Accept::Promise { granted: Ok(Arc::clone(&grant)), otherwise };
     let ruled = |accept: &Accept, request: &Request| {
         let ruling = accept.ruling(request, None);
-        (ruling.judge.cloned(), ruling.standing)
+        (ruling.judge.map(std::borrow::Cow::into_owned), ruling.standing)
     };
     let certified = (Ok(grant.judge.clone()), Some(Standing::Certified(Arc::clone(&grant))));
     let wanting = Some(Standing::Uncertified(Uncertified::Choices));

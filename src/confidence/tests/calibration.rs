@@ -35,6 +35,7 @@ pub(super) fn calibration(score: Score) -> Calibration {
         },
         date: "2026-11-24".into(),
         attempts: 2,
+        early: None,
         certificates: vec![Certificate {
             kind: Risk::Selective,
             alpha: 0.1,

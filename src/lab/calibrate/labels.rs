@@ -120,6 +120,8 @@ pub struct Sources {
 /// An answer of the slice.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Labelled {
+    /// Whose answer it is.
+    pub(super) id: String,
     /// Equal for what must stay on one side of a split.
     pub(super) group: String,
     /// Its features, and whether its label calls it right.
@@ -138,7 +140,8 @@ pub(super) fn label(sources: &Sources, slice: &Slice, settings: &Settings) -> Re
     if risk == Some(Risk::Regret) && !matches!(settings.labels, Labels::Gold) {
         return Err("regret is about known answers; use gold labels, or another risk".to_owned());
     }
-    for (id, graded) in &sources.records.answers {
+    for (id, answered) in &sources.records.answers {
+        let graded = answered.graded;
         let about = &sources.records.about[id];
         let task = sources.tasks.task_of(id, about);
         if !slice.tasks.is_empty() && !task.is_some_and(|task| slice.tasks.iter().any(|one| one == task)) {
@@ -161,7 +164,8 @@ pub(super) fn label(sources: &Sources, slice: &Slice, settings: &Settings) -> Re
             continue;
         };
         let graded = Graded { features: graded.features, right };
-        rows.push(Labelled { group: sources.tasks.group_of(id), graded, loss: f64::from(u8::from(loss)), gold });
+        let (id, group) = (id.clone(), sources.tasks.group_of(id));
+        rows.push(Labelled { id, group, graded, loss: f64::from(u8::from(loss)), gold });
     }
     if rows.is_empty() {
         return Err(format!("no answer with a label belongs to it ({left_out} without); check the tasks named"));

@@ -22,6 +22,7 @@ fn settings(score: Wanted) -> Settings {
         promise: None,
         together: false,
         mix: Vec::new(),
+        early: None,
     }
 }
 
@@ -146,7 +147,7 @@ fn labels_too_few_for_the_promise_are_refused_with_how_many_are_missing() {
 fn the_last_answer_of_an_id_counts_and_a_line_cut_off_is_ignored() {
     let text = format!("{}\n{}\n{{\"model\": \"local/sm", record(1, false, &[-2.0]), record(1, true, &[-0.5]));
     let records = parsed(&text);
-    let answer = records.answers["row-1"];
+    let answer = records.answers["row-1"].graded;
     assert!(answer.right && records.answers.len() == 1);
     assert_eq!((answer.features.get(Feature::SumLogprob), answer.features.get(Feature::Margin)), (-0.5, 0.5));
 }

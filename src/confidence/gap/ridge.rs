@@ -2,7 +2,7 @@
 //!
 //! Solved by conjugate gradients on (X̄ᵀX̄ + λI) w = X̄ᵀȳ, X̄ and ȳ centred (Hestenes & Stiefel,
 //! "Methods of conjugate gradients", 1952); the centring is applied to Xw, so X stays sparse, and b
-//! carries no penalty. O(non-zeros) per step, a few dozen steps. Pure; called by `scorer`.
+//! carries no penalty. O(non-zeros) per step, a few dozen steps. Pure; called by the scorer.
 
 /// Sparse rows: (column, value).
 pub(super) type Rows = [Vec<(u32, f32)>];

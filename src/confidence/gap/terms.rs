@@ -4,29 +4,34 @@
 //! into a fixed number of buckets (Weinberger et al., "Feature hashing for large scale multitask
 //! learning", 2009), so nothing but numbers has to be kept to serve. A bucket weighs its count times
 //! idf = 1 + ln((1 + n) / (1 + df)); a vector has length 1. Beside the words stands the text's shape.
-//! Pure; called by `scorer` and `routers`.
+//! Pure; called by the scorer and by the routers of a replay.
 
 use std::hash::Hasher;
 
 use fnv::FnvHasher;
 
 /// How many buckets words and pairs fall into.
-pub(super) const BUCKETS: usize = 1 << 18;
+pub(crate) const BUCKETS: usize = 1 << 18;
 
 /// How many numbers describe a text's shape.
-pub(super) const SHAPES: usize = 5;
+pub(crate) const SHAPES: usize = 5;
+
+/// How many bytes of a text are read, so that a decision takes microseconds whatever is sent.
+const MOST_BYTES: usize = 4096;
 
 /// A text as it is read once.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Text {
+pub(crate) struct Text {
     /// The buckets of its words and pairs, sorted; one per occurrence, so that runs are counts.
-    pub(super) buckets: Vec<u32>,
+    pub(crate) buckets: Vec<u32>,
     /// ln(1 + n) of characters, words and lines; shares of digits and of signs among the characters.
-    pub(super) shape: [f32; SHAPES],
+    pub(crate) shape: [f32; SHAPES],
 }
 
 impl Text {
-    pub(super) fn read(text: &str) -> Text {
+    /// Reads the first 4 KiB of a text.
+    pub(crate) fn read(text: &str) -> Text {
+        let text = &text[..text.floor_char_boundary(MOST_BYTES)];
         let (mut characters, mut lines, mut digits, mut signs) = (0_u32, 0_u32, 0_u32, 0_u32);
         for c in text.chars() {
             characters += 1;
@@ -53,8 +58,12 @@ fn buckets(text: &str) -> (Vec<u32>, u32) {
     let mut before: Option<u64> = None;
     for word in text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()) {
         let mut hasher = FnvHasher::default();
-        for c in word.chars().flat_map(char::to_lowercase) {
-            hasher.write(c.encode_utf8(&mut [0; 4]).as_bytes());
+        if word.is_ascii() {
+            word.bytes().for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
+        } else {
+            for c in word.chars().flat_map(char::to_lowercase) {
+                hasher.write(c.encode_utf8(&mut [0; 4]).as_bytes());
+            }
         }
         let hash = hasher.finish();
         found.push(bucket(hash));
@@ -72,11 +81,11 @@ fn buckets(text: &str) -> (Vec<u32>, u32) {
 
 /// How much each bucket weighs: inverse document frequencies, 0 where no text had it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Weights(pub(super) Vec<f32>);
+pub(crate) struct Weights(pub(crate) Vec<f32>);
 
 impl Weights {
     /// Learns them from texts. Buckets of fewer than `least` texts weigh 0.
-    pub(super) fn learn(texts: &[&Text], least: u32) -> Weights {
+    pub(crate) fn learn(texts: &[&Text], least: u32) -> Weights {
         let mut frequency = vec![0_u32; BUCKETS];
         for text in texts {
             for run in text.buckets.chunk_by(|a, b| a == b) {
@@ -89,7 +98,7 @@ impl Weights {
     }
 
     /// The text's vector: (bucket, value) by bucket, of Euclidean length 1; empty where nothing is known.
-    pub(super) fn vector(&self, text: &Text) -> Vec<(u32, f32)> {
+    pub(crate) fn vector(&self, text: &Text) -> Vec<(u32, f32)> {
         let weigh = |run: &[u32]| (run[0], run.len() as f32 * self.0[run[0] as usize]);
         let mut vector: Vec<(u32, f32)> =
             text.buckets.chunk_by(|a, b| a == b).map(weigh).filter(|term| term.1 > 0.0).collect();
@@ -122,6 +131,13 @@ mod tests {
         assert_ne!(buckets("many how"), buckets("how many"));
         assert_eq!(buckets("one two three").len(), 5);
         assert!(buckets(" ?! ").is_empty());
+    }
+
+    #[test]
+    fn no_more_than_four_kibibytes_are_read() {
+        let long = "é".repeat(4096);
+        assert_eq!(Text::read(&long), Text::read(&long[..4096]));
+        assert_eq!(Text::read(&format!("{}x", "a ".repeat(2048))), Text::read(&"a ".repeat(2048)));
     }
 
     #[test]
