@@ -28,8 +28,8 @@ async fn ask_gated(feature: Feature) -> Receipt {
         ..Backends::default()
     };
     let second = Some(Second { model: "local/second".into(), model_sha256: None });
-    let inquiry = Inquiry { samples: 3, temperature: 0.5, second, compare: Form::Auto };
-    let judge = Judge { measure: Measure::Asked(feature, Arc::new(inquiry)), at_least: 0.0 };
+    let inquiry = Inquiry { samples: 3, temperature: 0.05, second, compare: Form::Auto };
+    let judge = Judge { measure: Measure::Asked(feature, Arc::new(inquiry)), at_least: f64::MIN_POSITIVE };
     let gate = Gate { accept: Arc::new(Accept::Threshold(judge)), hold_back: HoldBack::All };
     let [first, _, last] = names;
     let stages = vec![Stage { model: first, gate: Some(gate) }, Stage { model: last, gate: None }];
@@ -48,7 +48,7 @@ fn a_real_answer_gets_its_evidence_from_the_prompt_that_is_there() {
         for feature in [Feature::PTrue, Feature::Agreement, Feature::SecondOpinion] {
             let receipt = ask_gated(feature).await;
             let reasons: Vec<_> = receipt.attempts.iter().map(|attempt| attempt.reason).collect();
-            // A gate at 0 accepts whatever is found, and nothing where nothing is.
+            // A gate just above 0 depends on what is found, and refuses where nothing is.
             assert_eq!(reasons, [Some(Reason::Accepted), Some(Reason::Evidence)], "{feature}");
             let found = receipt.attempts[0].evidence.expect("evidence").get(feature);
             assert!((0.0..=1.0).contains(&found), "{feature} {found}");
