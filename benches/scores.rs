@@ -123,7 +123,13 @@ fn table(rows: &[Row], candidates: &[Candidate], arguments: &Arguments) -> Resul
         base.name,
     );
     for candidate in std::iter::once(&base).chain(candidates) {
-        text += &line(candidate, &tested(candidate), &best_raw, &unseen(candidate, &base, rows, arguments.splits), arguments)?;
+        text += &line(
+            candidate,
+            &tested(candidate),
+            &best_raw,
+            &unseen(candidate, &base, rows, arguments.splits),
+            arguments,
+        )?;
     }
     Ok(text)
 }

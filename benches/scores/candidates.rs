@@ -8,8 +8,7 @@ use super::models::{Column, Kind};
 use super::rows::{Rows, SAMPLES, SECOND, TEMPERATURE};
 
 /// The raw scores; the best of them is the base.
-pub(crate) const RAW: [Feature; 4] =
-    [Feature::MinLogprob, Feature::MeanLogprob, Feature::SumLogprob, Feature::Margin];
+pub(crate) const RAW: [Feature; 4] = [Feature::MinLogprob, Feature::MeanLogprob, Feature::SumLogprob, Feature::Margin];
 
 /// A score to be fitted and tested.
 #[derive(Debug, Clone)]
@@ -96,9 +95,8 @@ pub(crate) fn calibration(read: &Rows, model: &str) -> Result<String, String> {
         half.map(|row| Graded { features: row.features, right: row.right }).collect()
     };
     let (fit, test) = (graded(true), graded(false));
-    let differs = |feature: &Feature| {
-        fit.windows(2).any(|pair| pair[0].features.get(*feature) != pair[1].features.get(*feature))
-    };
+    let differs =
+        |feature: &Feature| fit.windows(2).any(|pair| pair[0].features.get(*feature) != pair[1].features.get(*feature));
     let features: Vec<Feature> = everything().into_iter().filter(differs).collect();
     let score = Score::Logistic(Logistic::fit(&fit, &features)?);
     let scored: Vec<(f64, bool)> =
@@ -119,7 +117,13 @@ pub(crate) fn calibration(read: &Rows, model: &str) -> Result<String, String> {
             second: Some(second),
             compare: Form::Auto,
         }),
-        key: Key { template: None, sampler: Key::GREEDY.to_owned(), constraint: None, max_tokens: None, hold_back: None },
+        key: Key {
+            template: None,
+            sampler: Key::GREEDY.to_owned(),
+            constraint: None,
+            max_tokens: None,
+            hold_back: None,
+        },
         fitted_rows: fit.len() as u64,
         quality: Quality::of(&scored, true).ok_or("the test rows are all right or all wrong")?,
         date: "2026-11-24".to_owned(),

@@ -35,11 +35,7 @@ impl Tested<'_> {
 }
 
 /// The middle 95 % of the gain in AUROC of one score over another on resampled rows, the same rows for both.
-pub(crate) fn gain(
-    one: &Tested<'_>,
-    base: &Tested<'_>,
-    resamples: usize,
-) -> (f64, f64) {
+pub(crate) fn gain(one: &Tested<'_>, base: &Tested<'_>, resamples: usize) -> (f64, f64) {
     let (one, base) = (one.pairs(), base.pairs());
     let mut random = StdRng::seed_from_u64(SEED);
     let mut gains = Vec::new();

@@ -14,8 +14,8 @@ use flate2::read::MultiGzDecoder;
 
 use crate::confidence::certify::{Promise, Risk};
 use crate::confidence::{Basis, Calibration, Form};
-use crate::lab::early::Saving;
 use crate::lab::calibrate::{Labels, Made, Settings, Slice, Sources, Tasks, Union, Upstream, Wanted, calibrate};
+use crate::lab::early::Saving;
 use crate::lab::records::Records;
 
 /// Flags of `weir calibrate`.

@@ -49,9 +49,8 @@ impl<'a> Calibrations<'a> {
             let hashed = hashed.and_then(|()| second(&read).map_or(Ok(()), |model| self.hash(model, &mut names)));
             names.calibrations.insert(name, hashed.and(read));
         }
-        let asks = |read: &Read<Calibration>| {
-            read.as_ref().is_ok_and(|read| read.score.features().contains(&Feature::PTrue))
-        };
+        let asks =
+            |read: &Read<Calibration>| read.as_ref().is_ok_and(|read| read.score.features().contains(&Feature::PTrue));
         if source.contains(Feature::PTrue.name()) || names.calibrations.values().any(asks) {
             let size = |model: &ModelConfig| Some((model.id.clone(), parameters(&model.file)?));
             names.parameters = self.models.iter().filter_map(size).collect();

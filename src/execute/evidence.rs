@@ -25,9 +25,7 @@ use crate::backend::Call;
 use crate::confidence::evidence::{agreement, yes_share};
 use crate::confidence::{Evidence, Feature, Inquiry, Judge, Running, Weighed};
 use crate::error::Result;
-use crate::request::{
-    Ask, Chat, ClientBody, Delta, Format, Message, ModelId, Part, Request, Role, Sampling, Token,
-};
+use crate::request::{Ask, Chat, ClientBody, Delta, Format, Message, ModelId, Part, Request, Role, Sampling, Token};
 
 /// How long evidence may take, all of it together.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -192,9 +192,17 @@ mod tests {
             bad.chain((0..10).map(|_| path(-1.0, -1.0))).collect::<Vec<_>>()
         };
         assert_eq!(limit(&paths(30).iter().collect::<Vec<_>>(), 2, -3.0, 0.05), Some(-1.0));
-        assert_eq!(limit(&paths(18).iter().collect::<Vec<_>>(), 2, -3.0, 0.05), None, "one more that ended well would be too many");
+        assert_eq!(
+            limit(&paths(18).iter().collect::<Vec<_>>(), 2, -3.0, 0.05),
+            None,
+            "one more that ended well would be too many"
+        );
         assert_eq!(limit(&paths(30).iter().collect::<Vec<_>>(), 4, -3.0, 0.05), None, "none went on");
-        assert_eq!(limit(&paths(30).iter().collect::<Vec<_>>(), 2, 0.0, 0.05), Some((-1.0_f64).next_up()), "nobody ends so well");
+        assert_eq!(
+            limit(&paths(30).iter().collect::<Vec<_>>(), 2, 0.0, 0.05),
+            Some((-1.0_f64).next_up()),
+            "nobody ends so well"
+        );
     }
 
     #[test]

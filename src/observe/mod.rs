@@ -213,11 +213,7 @@ impl Metrics {
             let outcome = match reason {
                 Reason::Accepted | Reason::Certified | Reason::CertifiedAgreement | Reason::Degraded => "accept",
                 Reason::Evidence => "evidence",
-                Reason::Uncertified
-                | Reason::OtherKey
-                | Reason::Alarmed
-                | Reason::Unmonitored
-                | Reason::Pinned
+                Reason::Uncertified | Reason::OtherKey | Reason::Alarmed | Reason::Unmonitored | Reason::Pinned
                     if served =>
                 {
                     "accept"

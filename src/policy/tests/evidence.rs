@@ -48,7 +48,11 @@ fn what_cannot_be_asked_for_is_a_problem_on_its_line() {
         ("{ score = \"p_true\", at_least = 1.5 }", "", "nothing reaches 1.5"),
         ("{ score = \"p_true\", at_least = 0.5, compare = \"nmber\" }", "", "unknown form \"nmber\"; did you mean"),
         ("{ score = \"agreement\", samples = 3, temperature = 0, at_least = 1 }", "", "above 0 and at most 2, not 0"),
-        ("{ score = \"p_true\", at_least = 0.5 }", ", hold_back = 16", "of a whole answer only; write hold_back = \"all\""),
+        (
+            "{ score = \"p_true\", at_least = 0.5 }",
+            ", hold_back = 16",
+            "of a whole answer only; write hold_back = \"all\"",
+        ),
     ];
     for (accept, rest, wanted) in cases {
         let found = compile(accept, rest, &names()).unwrap_err();
@@ -61,10 +65,8 @@ fn what_cannot_be_asked_for_is_a_problem_on_its_line() {
 #[test]
 fn a_small_model_is_noted_where_it_is_asked_about_itself() {
     let accept = "{ score = \"p_true\", at_least = 0.5 }";
-    let sized = |parameters: u64| Names {
-        parameters: BTreeMap::from([(ModelId::new("local/small"), parameters)]),
-        ..names()
-    };
+    let sized =
+        |parameters: u64| Names { parameters: BTreeMap::from([(ModelId::new("local/small"), parameters)]), ..names() };
     let policy = compile(accept, "", &sized(500_000_000)).unwrap();
     assert!(policy.notes()[0].message.contains("p_true of local/small tells little: it has 0.5 billion"));
     assert_eq!(compile(accept, "", &sized(8_000_000_000)).unwrap().notes(), []);
