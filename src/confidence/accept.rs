@@ -101,7 +101,7 @@ impl Accept {
     pub fn grant(&self) -> Option<&Arc<Grant>> {
         match self {
             Accept::Promise { granted: Ok(grant), .. } => Some(grant),
-            Accept::Promise { .. } | Accept::Threshold(_) => None,
+            Accept::Promise { .. } | Accept::Threshold(_) | Accept::Value(_) => None,
         }
     }
 }

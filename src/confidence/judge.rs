@@ -54,6 +54,8 @@ impl Measure {
         match self {
             Measure::Raw(feature) | Measure::Asked(feature, _) => vec![*feature],
             Measure::Calibrated(calibration) => calibration.score.features(),
+            // Of the tokens only.
+            Measure::Worth { .. } => Vec::new(),
         }
     }
 
@@ -65,7 +67,7 @@ impl Measure {
     /// How its evidence is asked for; `None` where it needs none.
     pub fn inquiry(&self) -> Option<&Inquiry> {
         match self {
-            Measure::Raw(_) => None,
+            Measure::Raw(_) | Measure::Worth { .. } => None,
             Measure::Asked(_, inquiry) => Some(inquiry),
             Measure::Calibrated(calibration) => calibration.inquiry.as_ref(),
         }
@@ -81,6 +83,7 @@ impl Measure {
         match self {
             Measure::Raw(feature) | Measure::Asked(feature, _) => get(*feature),
             Measure::Calibrated(calibration) => calibration.score.bounds(get),
+            Measure::Worth { .. } => ends(self.value(answer).unwrap_or(f64::NAN)),
         }
     }
 }
@@ -173,7 +176,7 @@ impl Judge {
     fn early(&self) -> Option<&Early> {
         match &self.measure {
             Measure::Calibrated(calibration) => calibration.early.as_ref(),
-            Measure::Raw(_) | Measure::Worth { .. } => None,
+            Measure::Raw(_) | Measure::Asked(..) | Measure::Worth { .. } => None,
         }
     }
 
