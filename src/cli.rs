@@ -1,10 +1,12 @@
-//! The command line: `weir serve | check | calibrate | replay`.
+//! The command line: `weir serve | check | eval | calibrate | replay`.
 //!
 //! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
 //! by `main` only; the one room that prints.
 
 mod calibrate;
+mod eval;
 mod replay;
+mod request;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use crate::error::Problem;
 use crate::policy::Names;
 
 pub use calibrate::Calibrate;
+pub use eval::Eval;
 pub use replay::Replay;
 
 /// An OpenAI-compatible gateway with small llama.cpp models inside.
@@ -39,6 +42,8 @@ pub enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Ask models and policies graded rows, and tell what their answers are worth.
+    Eval(Box<Eval>),
     /// Make a calibration file of graded answers.
     Calibrate(Calibrate),
     /// Replay a log of past requests: what routers would have made of it, without calling anybody.
@@ -74,6 +79,7 @@ impl Serve {
             listen: self.listen.clone(),
             admin: self.admin.clone(),
             models: self.model.iter().map(|model| named(model)).collect(),
+            virtuals: Vec::new(),
             env: Environment::default(),
             hashes: Hashes::default(),
         }

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(flags) => serve(&flags),
         Command::Check { paths } => Ok(ExitCode::from(u8::from(!cli::check(&paths)))),
+        Command::Eval(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Calibrate(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Replay(flags) => flags.run().map(|()| ExitCode::SUCCESS),
     };

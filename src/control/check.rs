@@ -403,6 +403,7 @@ impl<'a> Checker<'a> {
 
     fn finish(mut self) -> Result<Checked, Vec<Problem>> {
         self.flags();
+        self.more_virtuals();
         self.compile();
         if self.checked.listen == self.checked.admin && !self.checked.listen.ends_with(":0") {
             let message = format!("listen and admin are both {}; want two ports", self.checked.listen);
@@ -416,6 +417,25 @@ impl<'a> Checker<'a> {
             ));
         }
         if self.problems.is_empty() { Ok(self.checked) } else { Err(self.problems) }
+    }
+
+    /// The policies of the options; one that the file names too is the same policy.
+    fn more_virtuals(&mut self) {
+        let same = |one: &Path, other: &Path| std::fs::canonicalize(one).ok() == std::fs::canonicalize(other).ok();
+        for (name, file) in &self.options.virtuals {
+            match std::fs::read_to_string(file) {
+                Ok(source) => {
+                    let known = self.drafts.iter().find(|draft| same(&draft.file, file)).map(|draft| draft.file.clone());
+                    self.drafts.retain(|draft| draft.name != *name);
+                    let file = known.unwrap_or_else(|| file.clone());
+                    self.drafts.push(Draft { place: "--policy".to_owned(), name: name.clone(), file, source });
+                }
+                Err(error) => {
+                    let message = format!("cannot read the policy {}: {error}", file.display());
+                    self.problems.push(Problem { place: "--policy".to_owned(), message });
+                }
+            }
+        }
     }
 
     /// Flags win over the file.

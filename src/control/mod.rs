@@ -23,6 +23,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::error::Problem;
+pub use catalogue::{cache, file_hash};
 pub use check::{Checked, Findings, check_policy, check_prices, read};
 use fixed::Fixed;
 pub use hashes::Hashes;
@@ -39,6 +40,8 @@ pub struct Options {
     pub admin: Option<String>,
     /// Local models, `(name, file)`; they replace those of the file.
     pub models: Vec<(Option<String>, String)>,
+    /// Policies beside those of the file, `(virtual model, file)`; a name wins over the file's.
+    pub virtuals: Vec<(String, PathBuf)>,
     /// Where keys and folders are looked up.
     pub env: Environment,
     /// What is known of the bytes of model files; kept from generation to generation.

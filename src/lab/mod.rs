@@ -7,8 +7,12 @@
 //! `cli` is the only caller.
 
 pub mod calibrate;
+pub mod eval;
+pub mod graders;
 pub mod logs;
 pub mod metrics;
+mod picture;
+pub mod policies;
 pub mod records;
 pub mod replay;
 mod report;
