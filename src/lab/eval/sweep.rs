@@ -89,9 +89,10 @@ impl Point {
 }
 
 /// The curve of a score: at each share the threshold that keeps at least that many. NaN is never
-/// kept before anything else.
+/// kept.
 pub fn by_score(pairs: &[Pair], name: &str, scores: &[f64]) -> Curve {
-    let mut falling: Vec<f64> = scores.to_vec();
+    let lowest = |score: &f64| if score.is_nan() { f64::NEG_INFINITY } else { *score };
+    let mut falling: Vec<f64> = scores.iter().map(lowest).collect();
     falling.sort_by(|a, b| b.total_cmp(a));
     let at = |step: usize| match step {
         0 => Point::of(pairs, &vec![false; pairs.len()], None),
