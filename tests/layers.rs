@@ -35,7 +35,8 @@ const MAP: &[(&str, &[&str])] = &[
             "upstream",
         ],
     ),
-    ("observe", &["account", "backend", "confidence", "control", "error", "plan", "request"]),
+    // Beyond receipts, observe captures requests, and policy knows what a secret looks like.
+    ("observe", &["account", "backend", "confidence", "control", "error", "plan", "policy", "request"]),
     ("gateway", &["account", "api", "backend", "control", "error", "execute", "plan", "policy", "request"]),
     ("lab", &["confidence", "error", "plan", "request"]),
     ("listen", &["api", "error", "gateway"]),

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::time::Instant;
 
-use super::Price;
+use super::{Price, Said};
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
 use super::tab::{Form, Served, State, Tab};
 use crate::confidence::{Feature, Running, Standing, Uncertified};
@@ -36,6 +36,8 @@ pub(super) struct Leg {
     choices: Vec<Running>,
     finish: Option<Finish>,
     pub(super) standing: Option<Standing>,
+    /// What was said, where it is captured.
+    pub(super) said: Option<Said>,
 }
 
 /// Where an attempt stands.
@@ -58,7 +60,8 @@ pub struct Attempt {
 impl Attempt {
     pub(super) fn begin(tab: &Arc<Tab>, model: &ModelId, stage: usize) -> Attempt {
         let mut state = tab.state();
-        state.legs.push(Leg::new(model, stage, tab.prices.of(model)));
+        let said = state.captured.is_some().then(Said::default);
+        state.legs.push(Leg { said, ..Leg::new(model, stage, tab.prices.of(model)) });
         let leg = state.legs.len() - 1;
         state.wait(leg, Instant::now());
         Attempt { tab: tab.clone(), leg }
@@ -155,6 +158,7 @@ impl Leg {
             choices: Vec::new(),
             finish: None,
             standing: None,
+            said: None,
         }
     }
 
@@ -171,6 +175,9 @@ impl Leg {
                 return true;
             }
         };
+        if let Some(said) = &mut self.said {
+            said.add(delta);
+        }
         match &delta.part {
             Part::Text { text, tokens } => {
                 for token in tokens {

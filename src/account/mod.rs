@@ -7,6 +7,7 @@
 
 mod attempt;
 mod body;
+mod captured;
 mod keys;
 mod meter;
 mod price;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use attempt::Attempt;
 pub use body::Awaited;
+pub use captured::{Captured, Said};
 pub use keys::Keys;
 pub use meter::Meter;
 pub use price::{Price, Prices};
@@ -29,4 +31,9 @@ pub use story::Story;
 pub trait Record: Send + Sync + std::fmt::Debug {
     /// Must not block.
     fn record(&self, receipt: Receipt);
+
+    /// Whether the texts of the request that is being parsed are kept for its receipt.
+    fn captures(&self) -> bool {
+        false
+    }
 }

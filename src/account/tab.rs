@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::attempt::{Ending, Leg};
 use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
-use super::{Price, Prices, Record};
+use super::{Captured, Price, Prices, Record};
 use crate::confidence::Standing;
 use crate::error::Kind;
 use crate::request::{Ask, Feedback, ModelId, Request, TenantId, Usage};
 
 #[derive(Debug)]
 pub(super) struct Tab {
-    record: Arc<dyn Record>,
+    pub(super) record: Arc<dyn Record>,
     pub(super) prices: Arc<Prices>,
     pub(super) opened: Instant,
     state: Mutex<State>,
@@ -41,6 +41,7 @@ pub(super) struct State {
     pub(super) degraded: Option<&'static str>,
     pub(super) error: Option<Failure>,
     pub(super) feedback: Option<Feedback>,
+    pub(super) captured: Option<Box<Captured>>,
     pub(super) overhead: Option<Duration>,
     pub(super) waits: Waits,
 }
@@ -129,6 +130,7 @@ impl Tab {
             degraded: None,
             error: None,
             feedback: None,
+            captured: None,
             overhead: None,
             waits,
         };
@@ -176,6 +178,7 @@ impl State {
             degraded: self.degraded,
             error: self.failure(),
             feedback: self.feedback.take(),
+            captured: self.captured(),
             decided: self.decided.take(),
             attempts,
         }
@@ -185,6 +188,14 @@ impl State {
         let served = self.served.map(|served| served.leg);
         let receipt = |(index, leg): (usize, &Leg)| leg.receipt(served == Some(index), self.prompt_estimate);
         self.legs.iter().enumerate().map(receipt).collect()
+    }
+
+    /// The texts, with the answer that was served.
+    fn captured(&mut self) -> Option<Box<Captured>> {
+        let mut captured = self.captured.take()?;
+        let said = self.served.and_then(|served| self.legs[served.leg].said.take());
+        captured.said = said.unwrap_or_default();
+        Some(captured)
     }
 
     fn failure(&self) -> Option<Failure> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderName};
 
 use super::calibrations::Calibrations;
-use super::read::{self, Placed, Raw, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
+use super::capture::{self, Capture};
+use super::read::{self, Placed, Raw, RawCapture, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
 use super::values::{
     NAME_FORM, add_price, find_file, is_loopback, is_name, local_model, local_name, own_name, parse_endpoint, secret,
 };
@@ -38,6 +39,8 @@ pub struct Checked {
     pub engine_threads: usize,
     /// What holds without being an error.
     pub warnings: Vec<String>,
+    /// Whether requests and answers are logged, and where.
+    pub capture: Option<Capture>,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) prices: Prices,
@@ -119,6 +122,7 @@ impl<'a> Checker<'a> {
             workers: cores,
             engine_threads: cores.saturating_sub(1).max(1),
             warnings: Vec::new(),
+            capture: None,
             limits: Limits { max_body: DEFAULT_MAX_BODY as usize, policy_headers: Vec::new() },
             keys: Keys::default(),
             prices: Prices::default(),
@@ -157,6 +161,9 @@ impl<'a> Checker<'a> {
                 self.problems.extend(leaked_keys(&upstream));
             }
             self.upstream(upstream);
+        }
+        if let Some(capture) = &raw.capture {
+            self.capture(capture);
         }
         for tenant in raw.tenants {
             self.tenant(&tenant);
@@ -214,6 +221,15 @@ impl<'a> Checker<'a> {
             self.problems.push(Problem { place: place.to_owned(), message });
         }
         text.to_owned()
+    }
+
+    fn capture(&mut self, raw: &Placed<RawCapture>) {
+        match capture::check(raw, &self.folder) {
+            Ok(capture) => self.checked.capture = Some(capture),
+            Err(problems) => {
+                self.problems.extend(problems.into_iter().map(|what| raw.problem(format!("capture: {what}"))));
+            }
+        }
     }
 
     fn tenant(&mut self, tenant: &Placed<RawTenant>) {

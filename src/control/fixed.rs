@@ -4,7 +4,7 @@
 //! A reload that would change one of them applies the rest and warns, naming the key. Called by
 //! `Control`.
 
-use super::Checked;
+use super::{Capture, Checked};
 
 /// The values that the process started with.
 #[derive(Debug)]
@@ -13,6 +13,7 @@ pub(super) struct Fixed {
     admin: String,
     workers: usize,
     engine_threads: usize,
+    capture: Option<Capture>,
 }
 
 impl Fixed {
@@ -23,12 +24,17 @@ impl Fixed {
             admin: checked.admin.clone(),
             workers: checked.workers,
             engine_threads: checked.engine_threads,
+            capture: checked.capture.clone(),
         }
     }
 
     /// Puts the running values into a later configuration, with a warning for each that it changes.
     pub(super) fn keep(&self, later: &mut Checked) {
-        let Checked { listen, admin, workers, engine_threads, warnings, .. } = later;
+        let Checked { listen, admin, workers, engine_threads, capture, warnings, .. } = later;
+        if *capture != self.capture {
+            warnings.push("[capture] is for the next start: the running process keeps its own".to_owned());
+            capture.clone_from(&self.capture);
+        }
         for (key, asked, runs) in [("listen", listen, &self.listen), ("admin", admin, &self.admin)] {
             if asked != runs {
                 warnings.push(unchanged(key, &format!("\"{asked}\""), &format!("\"{runs}\"")));

@@ -6,6 +6,7 @@
 
 mod build;
 mod calibrations;
+mod capture;
 mod catalogue;
 mod check;
 mod defaults;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::error::Problem;
+pub use capture::Capture;
 pub use catalogue::{cache, file_hash};
 pub use check::{Checked, Findings, check_policy, check_prices, read};
 use fixed::Fixed;

@@ -108,6 +108,7 @@ impl BootService {
         }
         if let Some(running) = self.state.running() {
             running.control.halt();
+            running.metrics.close();
         }
         exit(i32::from(cut_off));
     }

@@ -50,6 +50,7 @@ pub(super) struct Families {
     pub(super) kv_used: GaugeVec,
     pub(super) breaker: IntGaugeVec,
     pub(super) feedback: IntCounterVec,
+    pub(super) capture_dropped: IntCounterVec,
     pub(super) reloads: IntCounterVec,
     pub(super) generation: IntGauge,
 }
@@ -84,6 +85,7 @@ impl Families {
             kv_used: keep(registry, GaugeVec::new(opts(&names::KV_USED), names::KV_USED.labels)?)?,
             breaker: gauges(&names::BREAKER)?,
             feedback: counts(&names::FEEDBACK)?,
+            capture_dropped: counts(&names::CAPTURE_DROPPED)?,
             reloads: counts(&names::RELOADS)?,
             generation: keep(registry, IntGauge::with_opts(opts(&names::GENERATION))?)?,
         })

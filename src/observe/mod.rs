@@ -5,7 +5,9 @@
 //! [`Metrics`] is made by `main`, receives receipts as `account`'s [`Record`], and is rendered by
 //! the admin port.
 
+mod capture;
 mod families;
+mod line;
 mod log;
 pub mod names;
 #[cfg(test)]
@@ -18,8 +20,10 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::account::{AttemptOutcome, AttemptReceipt, Outcome, PlanKind, Reason, Receipt, Record};
 use crate::backend::{Breaker, Status};
+use crate::control::Capture;
 use crate::error::{Error, Origin, Result};
 use crate::request::ModelId;
+use capture::CaptureLog;
 use families::{Families, Series};
 
 /// How a reload ended.
@@ -39,6 +43,7 @@ pub struct Metrics {
     known: RwLock<Arc<Known>>,
     /// One scrape at a time, since the gauges are set anew for each.
     scrape: Mutex<()>,
+    capture: Option<CaptureLog>,
 }
 
 /// The names that may be labels under the configuration in force.
@@ -64,7 +69,25 @@ impl Metrics {
     pub fn new() -> Result<Metrics> {
         let registry = Registry::new();
         let families = Families::register(&registry).map_err(|fault| Error::internal(format!("metrics: {fault}")))?;
-        Ok(Metrics { registry, families, known: RwLock::default(), scrape: Mutex::new(()) })
+        Ok(Metrics { registry, families, known: RwLock::default(), scrape: Mutex::new(()), capture: None })
+    }
+
+    /// The same, with a capture log where the configuration wants one.
+    ///
+    /// # Errors
+    /// A log that cannot be opened.
+    pub fn open(capture: Option<&Capture>) -> std::result::Result<Metrics, String> {
+        let mut metrics = Metrics::new().map_err(|error| error.to_string())?;
+        if let Some(settings) = capture {
+            let dropped = metrics.families.capture_dropped.with_label_values::<&str>(&[]);
+            metrics.capture = Some(CaptureLog::open(settings, dropped)?);
+        }
+        Ok(metrics)
+    }
+
+    /// Captures nothing more, and waits until what was captured is written; blocks.
+    pub fn close(&self) {
+        self.capture.iter().for_each(CaptureLog::close);
     }
 
     /// Takes over the names of a configuration: `asked` may stand in a request's `model`,
@@ -214,5 +237,12 @@ impl Record for Metrics {
             self.families.feedback.with_label_values(&[feedback.verdict.name()]).inc();
         }
         log::write(&receipt);
+        if let Some(capture) = &self.capture {
+            capture.take(receipt);
+        }
+    }
+
+    fn captures(&self) -> bool {
+        self.capture.as_ref().is_some_and(CaptureLog::draws)
     }
 }

@@ -65,6 +65,8 @@ families! {
         "1 for the state a breaker is in: closed, open, half_open.";
     FEEDBACK: "weir_feedback_total", ["verdict"],
         "What clients said of answers: correct, wrong, scored (0 to 1). Volunteered: it certifies nothing.";
+    CAPTURE_DROPPED: "weir_capture_dropped_total", [],
+        "Lines that the capture log could not take: its queue was full, or its disk.";
     RELOADS: "weir_reloads_total", ["outcome"],
         "Reloads of the configuration: applied, refused.";
     GENERATION: "weir_generation", [],

@@ -14,6 +14,7 @@ mod decoded;
 mod form;
 mod language;
 mod pattern;
+mod redact;
 mod secrets;
 mod signals;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::error::Problem;
 use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
 use condition::Condition;
+pub use redact::Redactor;
 use signals::Reading;
 
 /// What a policy file may name; handed to [`Policy::compile`] by `control`.
