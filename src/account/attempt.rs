@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::time::Instant;
 
-use super::{Price, Said};
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
 use super::tab::{Form, Served, State, Tab};
+use super::{Price, Said};
 use crate::confidence::{Feature, Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Delta, Finish, ModelId, Part, Usage};

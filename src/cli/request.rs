@@ -11,7 +11,8 @@ use crate::request::{Request, TenantId};
 pub(super) async fn parse(route: Route, body: Bytes) -> Result<Request, String> {
     let limits = Limits { max_body: usize::MAX, policy_headers: Vec::new() };
     let asker = Asker { id: "recorded".into(), tenant: TenantId::anonymous() };
-    let (request, _) =
-        api::parse(route, &HeaderMap::new(), Full::new(body), &limits, asker).await.map_err(|error| error.to_string())?;
+    let (request, _) = api::parse(route, &HeaderMap::new(), Full::new(body), &limits, asker)
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(request)
 }

@@ -9,10 +9,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Hashes;
+use super::{Checked, Hashes};
 use crate::confidence::Calibration;
+use crate::error::Problem;
 use crate::local::ModelConfig;
 use crate::policy::{Names, Policy};
+
+/// Reads and compiles a policy file for past requests: with the names of a configuration, or with any.
+///
+/// # Errors
+/// Every problem of the file.
+pub fn read_policy(file: &Path, checked: Option<&Checked>, hashes: &Hashes) -> Result<Policy, Vec<Problem>> {
+    let place = file.display().to_string();
+    let source = fs::read_to_string(file)
+        .map_err(|error| vec![Problem { place: place.clone(), message: format!("cannot read: {error}") }])?;
+    let any = || Names { any: true, ..Names::default() };
+    let (names, models) = checked.map_or_else(|| (any(), Vec::new()), |it| (it.names(), it.models.clone()));
+    let names = Calibrations::new(names, &models, hashes).names_for(file, &source);
+    Policy::compile(&place, &source, &names)
+}
 
 type Read = Result<Arc<Calibration>, String>;
 

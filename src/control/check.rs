@@ -441,7 +441,8 @@ impl<'a> Checker<'a> {
         for (name, file) in &self.options.virtuals {
             match std::fs::read_to_string(file) {
                 Ok(source) => {
-                    let known = self.drafts.iter().find(|draft| same(&draft.file, file)).map(|draft| draft.file.clone());
+                    let known =
+                        self.drafts.iter().find(|draft| same(&draft.file, file)).map(|draft| draft.file.clone());
                     self.drafts.retain(|draft| draft.name != *name);
                     let file = known.unwrap_or_else(|| file.clone());
                     self.drafts.push(Draft { place: "--policy".to_owned(), name: name.clone(), file, source });

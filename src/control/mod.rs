@@ -24,6 +24,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::error::Problem;
+pub use calibrations::read_policy;
 pub use capture::Capture;
 pub use catalogue::{cache, file_hash};
 pub use check::{Checked, Findings, check_policy, check_prices, read};

@@ -7,10 +7,12 @@
 //! `cli` is the only caller.
 
 pub mod calibrate;
+pub mod comparison;
 pub mod eval;
 pub mod graders;
 pub mod logs;
 pub mod metrics;
+pub mod past;
 mod picture;
 pub mod policies;
 pub mod records;

@@ -80,7 +80,8 @@ impl Lines {
         match value {
             Value::String(text) if PLAIN.contains(&name) => Value::String(text),
             Value::String(text) if !self.text => {
-                let hash: String = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                let hash: String =
+                    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
                 json!({"chars": text.chars().count(), "sha256": hash})
             }
             Value::String(text) => Value::String(self.redacted(name, text)),
@@ -154,7 +155,10 @@ mod tests {
     fn secrets_are_taken_out_by_their_form_and_by_their_name() {
         let hidden = lines(true, true).hide("", body());
         assert_eq!(hidden["messages"][0]["content"], "card [card]");
-        assert_eq!((&hidden["password"], &hidden["model"], &hidden["n"]), (&json!("[password]"), &json!("auto"), &json!(2)));
+        assert_eq!(
+            (&hidden["password"], &hidden["model"], &hidden["n"]),
+            (&json!("[password]"), &json!("auto"), &json!(2))
+        );
         assert_eq!(lines(false, true).hide("", body()), body());
     }
 

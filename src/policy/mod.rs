@@ -177,6 +177,11 @@ impl Policy {
         cases::check(self, place, source)
     }
 
+    /// Facts in which every model that a condition reads is ready and idle: for requests of the past.
+    pub fn idle(&self) -> Facts {
+        cases::idle(self)
+    }
+
     /// Whether a decision may depend on the facts.
     pub fn reads_facts(&self) -> bool {
         !self.rules.is_empty()

@@ -70,7 +70,9 @@ pub(super) fn failures(failed: &[Failed]) -> Result<(), String> {
     }
     match failed.len() {
         0 => Ok(()),
-        count => Err(format!("{count} rows have no answer; what was answered is kept, and the same command asks the rest")),
+        count => {
+            Err(format!("{count} rows have no answer; what was answered is kept, and the same command asks the rest"))
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 //! opened, other lines that are no answers are left alone and counted. [`super::super::records`]
 //! reads the same file.
 
-use std::collections::HashMap;
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::Path;

@@ -122,8 +122,8 @@ impl Asker<'_> {
             return Ok(row.grader.is_right(text, &row.answer));
         }
         let judge = self.judge.ok_or("its grader is a judge: name one with --judge MODEL")?;
-        let messages =
-            judge_question(row.question(), &row.answer, text).map(|(role, text)| json!({"role": role, "content": text}));
+        let messages = judge_question(row.question(), &row.answer, text)
+            .map(|(role, text)| json!({"role": role, "content": text}));
         let body = json!({"model": judge, "messages": messages, "max_tokens": 8, "temperature": 0});
         let said = self.client.chat(&body).await.map_err(|why| format!("judge {judge}: {why}"))?;
         let verdict = said.body["choices"][0]["message"]["content"].as_str().unwrap_or_default();
@@ -152,7 +152,8 @@ fn answer(key: Key, said: Said, traced: bool) -> Result<Answer, String> {
     let told = |name: &str| said.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let tokens = choice["logprobs"]["content"].as_array().filter(|_| traced);
     let logprob = |token: &Value| rounded(token["logprob"].as_f64().unwrap_or(f64::NAN), 1e4);
-    let top = |token: &Value| token["top_logprobs"].as_array().map_or_else(Vec::new, |all| all.iter().map(logprob).collect());
+    let top =
+        |token: &Value| token["top_logprobs"].as_array().map_or_else(Vec::new, |all| all.iter().map(logprob).collect());
     Ok(Answer {
         model: key.model,
         id: key.id,

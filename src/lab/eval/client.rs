@@ -91,7 +91,10 @@ impl Client {
         let ms = started.elapsed().as_secs_f64() * 1e3;
         if status != StatusCode::OK {
             let shown: String = String::from_utf8_lossy(&body).chars().take(500).collect();
-            return Err(Refused { why: format!("{status}: {shown}"), passes: matches!(status.as_u16(), 429 | 502..=504) });
+            return Err(Refused {
+                why: format!("{status}: {shown}"),
+                passes: matches!(status.as_u16(), 429 | 502..=504),
+            });
         }
         match serde_json::from_slice(&body) {
             Ok(body) => Ok(Said { body, headers, ms }),

@@ -98,7 +98,8 @@ impl Constraints {
     fn split_last(&self, rest: &str) -> Vec<String> {
         let words: Vec<&str> = rest.split(" or ").collect();
         let splits = (1..words.len()).map(|at| [words[..at].join(" or "), words[at..].join(" or ")]);
-        let known = |pair: &[String; 2]| pair.iter().filter(|label| self.labels.contains(&label.to_lowercase())).count();
+        let known =
+            |pair: &[String; 2]| pair.iter().filter(|label| self.labels.contains(&label.to_lowercase())).count();
         splits.max_by_key(known).map_or_else(|| vec![rest.to_owned()], Vec::from)
     }
 }

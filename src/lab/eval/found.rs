@@ -140,7 +140,10 @@ impl Found {
         let alone = |(place, model): (usize, &Model)| {
             let outcomes: Vec<Outcome> = model.answers.iter().map(outcome).collect();
             let kept = if place == 0 && last > 0 { 1.0 } else { f64::from(u8::from(model.name.starts_with("local/"))) };
-            (format!("always {}", model.name), Point::alone(&outcomes, if place == last && last > 0 { 0.0 } else { kept }))
+            (
+                format!("always {}", model.name),
+                Point::alone(&outcomes, if place == last && last > 0 { 0.0 } else { kept }),
+            )
         };
         self.models.iter().enumerate().map(alone).collect()
     }
@@ -201,7 +204,9 @@ pub fn scores(model: &Model, calibrations: &[Calibration]) -> Result<Vec<Scored>
     let records = if traced { Some(features(model)?) } else { None };
     let feature = |answer: &Answer, feature: Feature| match answer.scores.get(feature.name()) {
         Some(value) if told => *value,
-        _ => records.as_ref().and_then(|all| all.answers.get(&answer.id)).map_or(f64::NAN, |it| it.features.get(feature)),
+        _ => {
+            records.as_ref().and_then(|all| all.answers.get(&answer.id)).map_or(f64::NAN, |it| it.features.get(feature))
+        }
     };
     let raw = |which: Feature| {
         let values: Vec<f64> = model.answers.iter().map(|answer| feature(answer, which)).collect();

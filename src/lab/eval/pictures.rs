@@ -54,7 +54,9 @@ fn frontier(found: &Found) -> Vec<Panel> {
     let title = format!("{} graded rows, {} half", found.rows.len(), found.half.name());
     vec![
         panel(&title, ["share answered locally", "accuracy"], |point| (point.kept, point.accuracy)),
-        panel("what accuracy costs", ["$ per 1 000 requests", "accuracy"], |point| (point.usd_per_1000, point.accuracy)),
+        panel("what accuracy costs", ["$ per 1 000 requests", "accuracy"], |point| {
+            (point.usd_per_1000, point.accuracy)
+        }),
         panel("how long it takes", ["share answered locally", "median seconds"], |point| {
             (point.kept, point.median_ms / 1e3)
         }),
@@ -73,7 +75,9 @@ fn risk(found: &Found) -> Vec<Panel> {
         Series::new(&score.name, colour, look, risks(&score.values, &right))
     };
     let mut series: Vec<Series> = found.scores.iter().enumerate().map(line).collect();
-    let perfect: Vec<f64> = right.iter().map(|right| f64::from(u8::from(*right))).collect();
+    // The right ones first, each before the next.
+    let perfect: Vec<f64> =
+        right.iter().enumerate().map(|(at, right)| at as f64 - if *right { 0.0 } else { 1e9 }).collect();
     series.push(Series::new("random", "#888888", Look::Dashed, vec![(0.0, wrong), (1.0, wrong)]));
     series.push(Series::new("perfect knowledge", "#000000", Look::Dotted, every_row(&perfect, &right)));
     let title = format!("risk against coverage, {}", short(&model.name));
@@ -110,7 +114,8 @@ fn reliability(found: &Found) -> Vec<Panel> {
             probabilities.iter().zip(&model.answers).map(|(value, answer)| (*value, answer.right)).collect();
         rows.sort_by(|a, b| a.0.total_cmp(&b.0));
         let name = if score.name.ends_with("logprob") { format!("exp({})", score.name) } else { score.name.clone() };
-        let mut bins = Series::new("a tenth of the answers, 95 % interval", dress(place, "").0, Look::Beads, Vec::new());
+        let mut bins =
+            Series::new("a tenth of the answers, 95 % interval", dress(place, "").0, Look::Beads, Vec::new());
         for bin in rows.chunks(rows.len().div_ceil(BINS).max(1)) {
             let said = bin.iter().map(|row| row.0).sum::<f64>() / bin.len() as f64;
             let right = bin.iter().filter(|row| row.1).count();

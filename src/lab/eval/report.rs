@@ -117,8 +117,15 @@ fn models(found: &Found) -> String {
             seconds(quantile(&ms, 0.95)),
         ]
     };
-    let head =
-        ["model", "accuracy (95 %)", "$ per 1 000 requests", "tokens in", "tokens out", "median s", "95th percentile s"];
+    let head = [
+        "model",
+        "accuracy (95 %)",
+        "$ per 1 000 requests",
+        "tokens in",
+        "tokens out",
+        "median s",
+        "95th percentile s",
+    ];
     table(&head, found.models.iter().map(row))
 }
 
@@ -280,7 +287,13 @@ fn predicted(found: &Found, one: &Lived) -> Option<String> {
     let expected = Point::of(&pairs, &kept, None);
     let lived = LivedSlice::of(found, one, None).point.1;
     let row = |name: &str, point: &Point| {
-        vec![name.to_owned(), ratio(point.kept), ratio(point.accuracy), usd(point.usd_per_1000), seconds(point.median_ms)]
+        vec![
+            name.to_owned(),
+            ratio(point.kept),
+            ratio(point.accuracy),
+            usd(point.usd_per_1000),
+            seconds(point.median_ms),
+        ]
     };
     let rows = [row("predicted from the records", &expected), row("lived through the cascade", &lived)];
     let same = kept.iter().zip(&one.answers).filter(|(keep, answer)| **keep == answer.is_local()).count();
@@ -314,10 +327,8 @@ fn constrained(found: &Found) -> String {
 pub fn numbers(found: &Found) -> Value {
     let lived = |one: &Lived| {
         let slices: BTreeSet<String> = one.rows.iter().map(|at| found.slice(&found.rows[*at])).collect();
-        let each: serde_json::Map<String, Value> = slices
-            .into_iter()
-            .map(|slice| (slice.clone(), LivedSlice::of(found, one, Some(&slice)).json()))
-            .collect();
+        let each: serde_json::Map<String, Value> =
+            slices.into_iter().map(|slice| (slice.clone(), LivedSlice::of(found, one, Some(&slice)).json())).collect();
         json!({"policy": one.name, "all": LivedSlice::of(found, one, None).json(), "slices": each})
     };
     let ends: serde_json::Map<String, Value> =

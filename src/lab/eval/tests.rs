@@ -71,7 +71,9 @@ fn a_row_that_cannot_be_graded_is_refused_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.jsonl");
     let row = |id: &str, grader: &str| {
-        format!("{{\"id\":\"{id}\",\"messages\":[{{\"role\":\"user\",\"content\":\"?\"}}],\"answer\":\"4\",\"grader\":\"{grader}\"}}\n")
+        format!(
+            "{{\"id\":\"{id}\",\"messages\":[{{\"role\":\"user\",\"content\":\"?\"}}],\"answer\":\"4\",\"grader\":\"{grader}\"}}\n"
+        )
     };
     let refused = |text: String| {
         fs::write(&file, text).unwrap();
@@ -132,7 +134,11 @@ fn a_prompt_that_names_choices_has_a_schema_of_them() {
     };
     let lines = [
         row("a", "choice", "Is this about card arrival or visa or mastercard? Answer with one of these only."),
-        row("b", "choice", "Is this about top up, visa or mastercard or transfer timing? Answer with one of these only."),
+        row(
+            "b",
+            "choice",
+            "Is this about top up, visa or mastercard or transfer timing? Answer with one of these only.",
+        ),
         row("c", "choice", "Is this about x, lost card or transfer timing? Answer with one of these only."),
         row("d", "number", "2+2"),
         row("e", "json", "Give an object with the keys name, time and size; nothing else"),
@@ -147,5 +153,8 @@ fn a_prompt_that_names_choices_has_a_schema_of_them() {
     assert_eq!(schema(3), Some(json!({"type": "number"})));
     assert_eq!(schema(4).unwrap()["required"], json!(["name", "time", "size"]));
     assert_eq!((schema(5), schema(6).unwrap()["enum"].clone()), (None, json!(["True", "False"])));
-    assert_eq!((plain(&rows[0], "\"visa\""), plain(&rows[3], "4"), plain(&rows[0], "?")), ("visa".into(), "4".into(), "?".into()));
+    assert_eq!(
+        (plain(&rows[0], "\"visa\""), plain(&rows[3], "4"), plain(&rows[0], "?")),
+        ("visa".into(), "4".into(), "?".into())
+    );
 }

@@ -27,7 +27,7 @@ const BOTTOM: f64 = 56.0;
 
 /// Pixels of a line of the legend, and of a letter in it.
 const LEGEND_LINE: f64 = 22.0;
-const LETTER: f64 = 7.6;
+const LETTER: f64 = 7.0;
 
 /// How finely a PNG is drawn.
 const ZOOM: f32 = 1.6;
@@ -142,7 +142,12 @@ fn draw(out: &mut String, panel: &Panel, (x, y): (f64, f64)) {
         for (at, from, to) in &series.bars {
             let (at, from, to) = (across.place(*at), up.place(*from), up.place(*to));
             let colour = &series.colour;
-            push(out, format_args!("<path d=\"M{at:.1} {from:.1}V{to:.1}\" stroke=\"{colour}\" stroke-opacity=\"0.45\" stroke-width=\"2\"/>"));
+            push(
+                out,
+                format_args!(
+                    "<path d=\"M{at:.1} {from:.1}V{to:.1}\" stroke=\"{colour}\" stroke-opacity=\"0.45\" stroke-width=\"2\"/>"
+                ),
+            );
         }
         let points: Vec<(f64, f64)> = series
             .points
@@ -165,15 +170,35 @@ fn frame(out: &mut String, panel: &Panel, (across, up): (&Scale, &Scale)) {
     for (value, text) in up.ticks() {
         let at = up.place(value);
         push(out, format_args!("<path d=\"M{left:.1} {at:.1}H{right:.1}\" stroke=\"#e4e4e4\"/>"));
-        push(out, format_args!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", left - 8.0, at + 4.5));
+        push(
+            out,
+            format_args!("<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>", left - 8.0, at + 4.5),
+        );
     }
-    push(out, format_args!("<path d=\"M{left:.1} {top:.1}V{bottom:.1}H{right:.1}\" fill=\"none\" stroke=\"#444444\"/>"));
+    push(
+        out,
+        format_args!("<path d=\"M{left:.1} {top:.1}V{bottom:.1}H{right:.1}\" fill=\"none\" stroke=\"#444444\"/>"),
+    );
     let middle = (left + right) / 2.0;
     let (title, across, beside) = (escape(&panel.title), escape(&panel.across), escape(&panel.up));
-    push(out, format_args!("<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\" font-size=\"15\">{title}</text>", top - 16.0));
-    push(out, format_args!("<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{across}</text>", bottom + 40.0));
+    push(
+        out,
+        format_args!(
+            "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\" font-size=\"15\">{title}</text>",
+            top - 16.0
+        ),
+    );
+    push(
+        out,
+        format_args!("<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{across}</text>", bottom + 40.0),
+    );
     let (x, y) = (left - 48.0, (top + bottom) / 2.0);
-    push(out, format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 {x:.1} {y:.1})\">{beside}</text>"));
+    push(
+        out,
+        format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 {x:.1} {y:.1})\">{beside}</text>"
+        ),
+    );
 }
 
 fn mark(out: &mut String, series: &Series, points: &[(f64, f64)]) {
@@ -186,7 +211,12 @@ fn mark(out: &mut String, series: &Series, points: &[(f64, f64)]) {
     if !matches!(series.look, Look::Discs | Look::Squares) {
         let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
         let path = path.join("L");
-        push(out, format_args!("<path d=\"M{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.2\" stroke-linejoin=\"round\"{dashes}/>"));
+        push(
+            out,
+            format_args!(
+                "<path d=\"M{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2.2\" stroke-linejoin=\"round\"{dashes}/>"
+            ),
+        );
     }
     for (x, y) in points {
         match series.look {
