@@ -99,8 +99,16 @@ fn object(text: &str) -> Option<serde_json::Map<String, Value>> {
 }
 
 fn folded(object: &serde_json::Map<String, Value>) -> BTreeMap<&str, String> {
-    let plain = |value: &Value| value.as_str().map_or_else(|| fold(&value.to_string()), fold);
-    object.iter().map(|(key, value)| (key.as_str(), plain(value))).collect()
+    object.iter().map(|(key, value)| (key.as_str(), fold(&plain(value)))).collect()
+}
+
+/// A value as a text; a list as its items, with blanks between them.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
 }
 
 /// What a judge is asked: whether `text` answers `question` as `answer` does. A system and a user
@@ -140,7 +148,12 @@ mod tests {
             ("letter", json!("(B)"), "The answer is (B)", "(A)"),
             ("number", json!("1200"), "$1,200.00 in all", "1201"),
             ("last_number", json!("68"), "25 - 8 = 17; 17 * 4 = 68", "68 and then 4"),
-            ("json", json!({"name": "Ann Lee", "n": "2"}), "Sure: {\"n\": 2, \"name\": \"ann lee\"}", "{\"n\": 2}"),
+            (
+                "json",
+                json!({"name": "Ann Lee", "n": "2"}),
+                "Sure: {\"n\": 2, \"name\": [\"ann\", \"lee\"]}",
+                "{\"n\": 2}",
+            ),
             ("regex", json!("^[0-9]{4}$"), "2024", "20245"),
             ("canonical", json!("42"), "It is 42.", "43"),
             ("text", json!("yes it is"), "Yes, it is!", "no"),
@@ -167,7 +180,8 @@ mod tests {
         let [(_, _), (role, asked)] = judge_question("2+2?", &json!("4"), "four");
         assert_eq!(role, "user");
         assert!(["2+2?", "\n4\n", "four"].iter().all(|part| asked.contains(part)), "{asked}");
-        let verdicts = [("Right.", Some(true)), ("wrong\nsince", Some(false)), ("right enough", Some(true)), ("?", None)];
+        let verdicts =
+            [("Right.", Some(true)), ("wrong\nsince", Some(false)), ("right enough", Some(true)), ("?", None)];
         for (text, verdict) in verdicts {
             assert_eq!(judged(text), verdict, "{text}");
         }
