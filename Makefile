@@ -72,7 +72,7 @@ bench-pacing: deps  ## does a budget hold over a varying load, and what value pe
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py
-	python3 benches/eval/eval.py --weir $(weir) $(if $(N),--rows $(N))
+	@scripts/eval.sh $(if $(N),--rows $(N))
 
 models: deps  ## every model of the catalogue into the cache folder
 	@python3 models/fetch.py --all

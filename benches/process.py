@@ -1,6 +1,6 @@
 """Starts servers for the comparisons and ends them, by pid, whatever happens.
 
-Used by `eval/eval.py` and `load/overhead.py`. A server's output goes to a file; when it ends early or
+Used by `load/overhead.py` and `load/local.py`. A server's output goes to a file; when it ends early or
 does not get ready, the tail of that file is the error.
 """
 

@@ -1,11 +1,13 @@
-//! The command line: `weir serve | check | calibrate | gap | replay`.
+//! The command line: `weir serve | check | eval | calibrate | gap | replay`.
 //!
 //! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
 //! by `main` only; the one room that prints.
 
 mod calibrate;
+mod eval;
 mod gap;
 mod replay;
+mod request;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ use crate::error::Problem;
 use crate::policy::Names;
 
 pub use calibrate::Calibrate;
+pub use eval::Eval;
 pub use gap::Gap;
 pub use replay::Replay;
 
@@ -41,6 +44,8 @@ pub enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Ask models and policies graded rows, and tell what their answers are worth.
+    Eval(Box<Eval>),
     /// Make a calibration file of graded answers.
     Calibrate(Calibrate),
     /// Make a predictor of the gap between two models of their graded answers.
@@ -78,6 +83,7 @@ impl Serve {
             listen: self.listen.clone(),
             admin: self.admin.clone(),
             models: self.model.iter().map(|model| named(model)).collect(),
+            virtuals: Vec::new(),
             env: Environment::default(),
             ..Options::default()
         }

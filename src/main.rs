@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(flags) => serve(&flags),
         Command::Check { paths } => Ok(ExitCode::from(u8::from(!cli::check(&paths)))),
+        Command::Eval(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Calibrate(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Gap(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Replay(flags) => flags.run().map(|()| ExitCode::SUCCESS),
@@ -48,10 +49,10 @@ fn serve(flags: &Serve) -> Result<ExitCode, String> {
 /// Loads models, opens pools, puts the rooms together.
 async fn boot(options: Options, checked: Checked) -> Result<Running, String> {
     let place = checked.place.clone();
+    let metrics = Arc::new(Metrics::open(checked.capture.as_ref())?);
     let control = Arc::new(Control::open(options, checked).await.map_err(|problems| lines(&problems))?);
     let names: Vec<String> = control.current().entries().into_iter().map(|entry| entry.id).collect();
     tracing::info!(configuration = place, names = names.join(" "), "built");
-    let metrics = Arc::new(Metrics::new().map_err(|error| error.to_string())?);
     let gateway = Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&metrics) as Arc<dyn Record>));
     Ok(Running { gateway, control, metrics })
 }

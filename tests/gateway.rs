@@ -2,6 +2,7 @@
 //! part of the upstreams.
 
 mod audits;
+mod capturing;
 mod failing;
 mod feedback;
 mod house;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
 use super::tab::{Form, Served, State, Tab};
-use super::{Drawn, Price};
+use super::{Drawn, Price, Said};
 use crate::confidence::{Evidence, Feature, Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 use crate::request::{Delta, Finish, ModelId, Part, Usage};
@@ -37,6 +37,8 @@ pub(super) struct Leg {
     finish: Option<Finish>,
     pub(super) standing: Option<Standing>,
     pub(super) evidence: Option<Evidence>,
+    /// What was said, where it is captured.
+    pub(super) said: Option<Said>,
 }
 
 /// Where an attempt stands.
@@ -59,7 +61,8 @@ pub struct Attempt {
 impl Attempt {
     pub(super) fn begin(tab: &Arc<Tab>, model: &ModelId, stage: usize) -> Attempt {
         let mut state = tab.state();
-        state.legs.push(Leg::new(model, stage, tab.prices.of(model)));
+        let said = state.captured.is_some().then(Said::default);
+        state.legs.push(Leg { said, ..Leg::new(model, stage, tab.prices.of(model)) });
         let leg = state.legs.len() - 1;
         state.wait(leg, Instant::now());
         Attempt { tab: tab.clone(), leg }
@@ -167,6 +170,7 @@ impl Leg {
             finish: None,
             standing: None,
             evidence: None,
+            said: None,
         }
     }
 
@@ -183,6 +187,9 @@ impl Leg {
                 return true;
             }
         };
+        if let Some(said) = &mut self.said {
+            said.add(delta);
+        }
         match &delta.part {
             Part::Text { text, tokens } => {
                 for token in tokens {

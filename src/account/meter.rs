@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::receipt::{Decided, Failure, PlanKind, Reason};
 use super::story::{self, Story};
 use super::tab::{Form, Tab};
-use super::{Attempt, AuditTab, Awaited, Offer, Pacers, Prices, Record};
+use super::{Attempt, AuditTab, Awaited, Captured, Offer, Pacers, Prices, Record};
 use crate::confidence::gap::Pacing;
 use crate::confidence::{Standing, Uncertified};
 use crate::error::Error;
@@ -52,6 +52,7 @@ impl Meter {
         state.stream = request.stream;
         state.form = Form::of(request);
         state.prompt_estimate = prompt_estimate(&request.ask);
+        state.captured = self.0.record.captures().then(|| Box::new(Captured::of(request)));
     }
 
     /// Notes the decision and the generation of the configuration it was made under.

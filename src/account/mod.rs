@@ -8,6 +8,7 @@
 mod attempt;
 mod audited;
 mod body;
+mod captured;
 mod keys;
 mod meter;
 mod offer;
@@ -23,6 +24,7 @@ mod tests;
 pub use attempt::Attempt;
 pub use audited::{AuditReceipt, AuditTab, Drawn};
 pub use body::Awaited;
+pub use captured::{Captured, Said};
 pub use keys::Keys;
 pub use meter::Meter;
 pub use offer::Offer;
@@ -38,4 +40,9 @@ pub trait Record: Send + Sync + std::fmt::Debug {
 
     /// The same, of audits; who counts none need not know.
     fn audited(&self, _: &AuditReceipt) {}
+
+    /// Whether the texts of the request that is being parsed are kept for its receipt.
+    fn captures(&self) -> bool {
+        false
+    }
 }

@@ -1,6 +1,6 @@
 //! What is left of a request when it is over: plain data for metrics and the log line.
 //!
-//! Holds no prompt text and no key. Made by the tab when its last handle is dropped, received by
+//! Holds no key, and no prompt's text unless it is captured. Made by the tab when its last handle is dropped, received by
 //! `observe` through [`super::Record`].
 
 use std::sync::Arc;
@@ -59,6 +59,8 @@ pub struct Receipt {
     pub error: Option<Failure>,
     /// What the client said of an earlier answer, where that was the request.
     pub feedback: Option<Feedback>,
+    /// What was asked and said, where [`super::Record::captures`] wanted it.
+    pub captured: Option<Box<super::Captured>>,
 }
 
 impl Receipt {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::attempt::{Ending, Leg};
 use super::offer::Budget;
 use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
-use super::{Drawn, Price, Prices, Record};
+use super::{Captured, Drawn, Price, Prices, Record};
 use crate::confidence::Standing;
 use crate::error::Kind;
 use crate::request::{Ask, Feedback, ModelId, Request, TenantId, Usage};
@@ -43,6 +43,7 @@ pub(super) struct State {
     pub(super) audit: Option<Drawn>,
     pub(super) error: Option<Failure>,
     pub(super) feedback: Option<Feedback>,
+    pub(super) captured: Option<Box<Captured>>,
     pub(super) overhead: Option<Duration>,
     pub(super) waits: Waits,
     /// Whether the conversation stayed with the stage that answered before.
@@ -136,6 +137,7 @@ impl Tab {
             audit: None,
             error: None,
             feedback: None,
+            captured: None,
             overhead: None,
             waits,
             pinned: false,
@@ -190,6 +192,7 @@ impl State {
             error: self.failure(),
             feedback: self.feedback.take(),
             pinned: self.pinned,
+            captured: self.captured(),
             decided: self.decided.take(),
             attempts,
         }
@@ -199,6 +202,14 @@ impl State {
         let served = self.served.map(|served| served.leg);
         let receipt = |(index, leg): (usize, &Leg)| leg.receipt(served == Some(index), self.prompt_estimate);
         self.legs.iter().enumerate().map(receipt).collect()
+    }
+
+    /// The texts, with the answer that was served.
+    fn captured(&mut self) -> Option<Box<Captured>> {
+        let mut captured = self.captured.take()?;
+        let said = self.served.and_then(|served| self.legs[served.leg].said.take());
+        captured.said = said.unwrap_or_default();
+        Some(captured)
     }
 
     fn failure(&self) -> Option<Failure> {

@@ -9,13 +9,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Hashes;
+use super::{Checked, Hashes};
 use crate::account::Prices;
 use crate::confidence::gap::Predictor;
 use crate::confidence::{Calibration, Feature};
+use crate::error::Problem;
 use crate::local::{ModelConfig, parameters};
 use crate::policy::{Names, Policy};
 use crate::request::ModelId;
+
+/// Reads and compiles a policy file for past requests: with the names of a configuration, or with any.
+///
+/// # Errors
+/// Every problem of the file.
+pub fn read_policy(file: &Path, checked: Option<&Checked>, hashes: &Hashes) -> Result<Policy, Vec<Problem>> {
+    let place = file.display().to_string();
+    let source = fs::read_to_string(file)
+        .map_err(|error| vec![Problem { place: place.clone(), message: format!("cannot read: {error}") }])?;
+    let any = || Names { any: true, ..Names::default() };
+    let (names, models) = checked.map_or_else(|| (any(), Vec::new()), |it| (it.names(), it.models.clone()));
+    let names = Calibrations::new(names, &models, hashes, checked.map(|it| &it.prices)).names_for(file, &source);
+    Policy::compile(&place, &source, &names)
+}
 
 type Read<T> = Result<Arc<T>, String>;
 

@@ -3,11 +3,11 @@
 //! `models/catalogue.toml` is part of the binary; the files are fetched by `make models`. Called
 //! by `check` to find a file by name, and by `weir serve` without arguments to find the best one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::Environment;
+use super::{Checked, Environment, Hashes};
 
 const CATALOGUE: &str = include_str!("../../models/catalogue.toml");
 
@@ -16,6 +16,7 @@ const CATALOGUE: &str = include_str!("../../models/catalogue.toml");
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) file: String,
+    sha256: String,
     /// The lowest rank on disk is taken when nothing is configured; none: never.
     pub(super) rank: Option<u32>,
 }
@@ -30,17 +31,30 @@ pub(super) fn entries() -> Vec<Entry> {
     toml::from_str::<Catalogue>(CATALOGUE).map(|catalogue| catalogue.model).unwrap_or_default()
 }
 
-/// `$WEIR_MODELS`, else `models` in `$WEIR_CACHE`, `$XDG_CACHE_HOME/weir` or `~/.cache/weir`.
+/// `$WEIR_MODELS`, else `models` in the cache folder.
 pub(super) fn folder(env: &Environment) -> PathBuf {
-    if let Some(models) = env.get("WEIR_MODELS") {
-        return PathBuf::from(models);
-    }
+    env.get("WEIR_MODELS").map_or_else(|| cache(env).join("models"), PathBuf::from)
+}
+
+/// The SHA-256 of what answers as this model: of the file that it runs, where it runs here; else of
+/// the file of the catalogue that bears its name; empty where neither is known. Blocks while a file
+/// is read.
+pub fn file_hash(model: &str, checked: Option<&Checked>, hashes: &Hashes) -> String {
+    let here = checked.and_then(|checked| checked.models.iter().find(|one| one.id.as_str() == model));
+    let hash = |file: &Path| hashes.sha256(file).ok();
+    let bare = model.rsplit('/').next().unwrap_or(model);
+    let catalogued = || entries().into_iter().find(|entry| entry.name == bare).map(|entry| entry.sha256);
+    here.and_then(|one| hash(&one.file)).or_else(catalogued).unwrap_or_default()
+}
+
+/// The cache folder: `$WEIR_CACHE`, `$XDG_CACHE_HOME/weir` or `~/.cache/weir`.
+pub fn cache(env: &Environment) -> PathBuf {
     let cache = env
         .get("WEIR_CACHE")
         .map(PathBuf::from)
         .or_else(|| env.get("XDG_CACHE_HOME").map(|home| PathBuf::from(home).join("weir")));
     let home = || PathBuf::from(env.get("HOME").unwrap_or_else(|| ".".to_owned())).join(".cache").join("weir");
-    cache.unwrap_or_else(home).join("models")
+    cache.unwrap_or_else(home)
 }
 
 /// The file of a name of the catalogue, whether or not it is on disk.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderName};
 
 use super::calibrations::Calibrations;
-use super::read::{self, Placed, Raw, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
+use super::capture::{self, Capture};
+use super::read::{self, Placed, Raw, RawCapture, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
 use super::values::{
     NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
     parse_endpoint, secret,
@@ -41,6 +42,8 @@ pub struct Checked {
     pub state: Option<PathBuf>,
     /// What holds without being an error.
     pub warnings: Vec<String>,
+    /// Whether requests and answers are logged, and where.
+    pub capture: Option<Capture>,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) prices: Prices,
@@ -123,6 +126,7 @@ impl<'a> Checker<'a> {
             engine_threads: cores.saturating_sub(1).max(1),
             state: default_state(&options.env),
             warnings: Vec::new(),
+            capture: None,
             limits: Limits { max_body: DEFAULT_MAX_BODY as usize, policy_headers: Vec::new() },
             keys: Keys::default(),
             prices: Prices::default(),
@@ -161,6 +165,9 @@ impl<'a> Checker<'a> {
                 self.problems.extend(leaked_keys(&upstream));
             }
             self.upstream(upstream);
+        }
+        if let Some(capture) = &raw.capture {
+            self.capture(capture);
         }
         for tenant in raw.tenants {
             self.tenant(&tenant);
@@ -224,6 +231,15 @@ impl<'a> Checker<'a> {
             self.problems.push(Problem { place: place.to_owned(), message });
         }
         text.to_owned()
+    }
+
+    fn capture(&mut self, raw: &Placed<RawCapture>) {
+        match capture::check(raw, &self.folder) {
+            Ok(capture) => self.checked.capture = Some(capture),
+            Err(problems) => {
+                self.problems.extend(problems.into_iter().map(|what| raw.problem(format!("capture: {what}"))));
+            }
+        }
     }
 
     fn tenant(&mut self, tenant: &Placed<RawTenant>) {
@@ -414,6 +430,7 @@ impl<'a> Checker<'a> {
 
     fn finish(mut self) -> Result<Checked, Vec<Problem>> {
         self.flags();
+        self.more_virtuals();
         self.compile();
         if self.checked.listen == self.checked.admin && !self.checked.listen.ends_with(":0") {
             let message = format!("listen and admin are both {}; want two ports", self.checked.listen);
@@ -427,6 +444,26 @@ impl<'a> Checker<'a> {
             ));
         }
         if self.problems.is_empty() { Ok(self.checked) } else { Err(self.problems) }
+    }
+
+    /// The policies of the options; one that the file names too is the same policy.
+    fn more_virtuals(&mut self) {
+        let same = |one: &Path, other: &Path| std::fs::canonicalize(one).ok() == std::fs::canonicalize(other).ok();
+        for (name, file) in &self.options.virtuals {
+            match std::fs::read_to_string(file) {
+                Ok(source) => {
+                    let known =
+                        self.drafts.iter().find(|draft| same(&draft.file, file)).map(|draft| draft.file.clone());
+                    self.drafts.retain(|draft| draft.name != *name);
+                    let file = known.unwrap_or_else(|| file.clone());
+                    self.drafts.push(Draft { place: "--policy".to_owned(), name: name.clone(), file, source });
+                }
+                Err(error) => {
+                    let message = format!("cannot read the policy {}: {error}", file.display());
+                    self.problems.push(Problem { place: "--policy".to_owned(), message });
+                }
+            }
+        }
     }
 
     /// Flags win over the file.

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Checked;
+use super::{Capture, Checked};
 
 /// The values that the process started with.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub(super) struct Fixed {
     workers: usize,
     engine_threads: usize,
     state: Option<PathBuf>,
+    capture: Option<Capture>,
 }
 
 impl Fixed {
@@ -27,12 +28,17 @@ impl Fixed {
             workers: checked.workers,
             engine_threads: checked.engine_threads,
             state: checked.state.clone(),
+            capture: checked.capture.clone(),
         }
     }
 
     /// Puts the running values into a later configuration, with a warning for each that it changes.
     pub(super) fn keep(&self, later: &mut Checked) {
-        let Checked { listen, admin, workers, engine_threads, state, warnings, .. } = later;
+        let Checked { listen, admin, workers, engine_threads, state, capture, warnings, .. } = later;
+        if *capture != self.capture {
+            warnings.push("[capture] is for the next start: the running process keeps its own".to_owned());
+            capture.clone_from(&self.capture);
+        }
         for (key, asked, runs) in [("listen", listen, &self.listen), ("admin", admin, &self.admin)] {
             if asked != runs {
                 warnings.push(unchanged(key, &format!("\"{asked}\""), &format!("\"{runs}\"")));

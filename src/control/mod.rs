@@ -7,6 +7,7 @@
 mod audits;
 mod build;
 mod calibrations;
+mod capture;
 mod catalogue;
 mod check;
 mod defaults;
@@ -29,6 +30,9 @@ use crate::backend::Backend;
 use crate::error::Problem;
 use crate::request::ModelId;
 use audits::Audits;
+pub use calibrations::read_policy;
+pub use capture::Capture;
+pub use catalogue::{cache, file_hash};
 pub use check::{Checked, Findings, check_policy, check_prices, read};
 use fixed::Fixed;
 pub use hashes::Hashes;
@@ -45,6 +49,8 @@ pub struct Options {
     pub admin: Option<String>,
     /// Local models, `(name, file)`; they replace those of the file.
     pub models: Vec<(Option<String>, String)>,
+    /// Policies beside those of the file, `(virtual model, file)`; a name wins over the file's.
+    pub virtuals: Vec<(String, PathBuf)>,
     /// Where keys and folders are looked up.
     pub env: Environment,
     /// What is known of the bytes of model files; kept from generation to generation.

@@ -27,6 +27,7 @@ pub(super) struct Raw {
     pub(super) upstreams: Vec<Placed<RawUpstream>>,
     pub(super) virtuals: Vec<Placed<RawVirtual>>,
     pub(super) tenants: Vec<Placed<RawTenant>>,
+    pub(super) capture: Option<Placed<RawCapture>>,
     /// What could not be read, and stands in none of the above.
     pub(super) problems: Vec<Problem>,
 }
@@ -97,6 +98,17 @@ pub(super) struct RawTenant {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawCapture {
+    pub(super) file: String,
+    pub(super) max_bytes: Option<bytesize::ByteSize>,
+    pub(super) keep: Option<u32>,
+    pub(super) redact: Option<Vec<String>>,
+    pub(super) text: Option<bool>,
+    pub(super) share: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawPrice {
     pub(super) model: String,
     pub(super) input: f64,
@@ -134,6 +146,7 @@ pub(super) fn parse(place: &str, source: &str) -> Result<Raw, Problem> {
         upstreams: reader.many("upstream"),
         virtuals: reader.many("virtual"),
         tenants: reader.many("tenant"),
+        capture: reader.one("capture"),
         problems: reader.close(),
     })
 }

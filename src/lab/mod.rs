@@ -7,10 +7,16 @@
 //! `cli` is the only caller.
 
 pub mod calibrate;
+pub mod comparison;
 pub mod early;
+pub mod eval;
 pub mod gap;
+pub mod graders;
 pub mod logs;
 pub mod metrics;
+pub mod past;
+mod picture;
+pub mod policies;
 pub mod records;
 pub mod replay;
 mod report;

@@ -112,6 +112,7 @@ impl BootService {
         if let Some(running) = self.state.running() {
             running.control.close(AUDITS).await;
             running.control.halt();
+            running.metrics.close();
         }
         exit(i32::from(cut_off));
     }

@@ -54,6 +54,7 @@ pub(super) struct Families {
     pub(super) pacer_spent: CounterVec,
     pub(super) feedback: IntCounterVec,
     pub(super) audits: AuditFamilies,
+    pub(super) capture_dropped: IntCounterVec,
     pub(super) reloads: IntCounterVec,
     pub(super) generation: IntGauge,
 }
@@ -91,6 +92,7 @@ impl Families {
             pacer_spent: dollars(&names::PACER_SPENT)?,
             feedback: counts(&names::FEEDBACK)?,
             audits: AuditFamilies::register(registry)?,
+            capture_dropped: counts(&names::CAPTURE_DROPPED)?,
             reloads: counts(&names::RELOADS)?,
             generation: keep(registry, IntGauge::with_opts(opts(&names::GENERATION))?)?,
         })

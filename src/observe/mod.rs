@@ -6,7 +6,9 @@
 //! the admin port.
 
 mod audits;
+mod capture;
 mod families;
+mod line;
 mod log;
 pub mod names;
 #[cfg(test)]
@@ -22,8 +24,10 @@ use crate::account::{
 };
 use crate::backend::{Breaker, Status};
 use crate::confidence::AuditStatus;
+use crate::control::Capture;
 use crate::error::{Error, Origin, Result};
 use crate::request::ModelId;
+use capture::CaptureLog;
 use families::{Families, Series};
 
 /// How a reload ended.
@@ -45,6 +49,7 @@ pub struct Metrics {
     pacers: Mutex<Option<Arc<Pacers>>>,
     /// One scrape at a time, since the gauges are set anew for each.
     scrape: Mutex<()>,
+    capture: Option<CaptureLog>,
 }
 
 /// The names that may be labels under the configuration in force.
@@ -70,7 +75,26 @@ impl Metrics {
     pub fn new() -> Result<Metrics> {
         let registry = Registry::new();
         let families = Families::register(&registry).map_err(|fault| Error::internal(format!("metrics: {fault}")))?;
-        Ok(Metrics { registry, families, known: RwLock::default(), pacers: Mutex::default(), scrape: Mutex::new(()) })
+        let (known, pacers) = (RwLock::default(), Mutex::default());
+        Ok(Metrics { registry, families, known, pacers, scrape: Mutex::new(()), capture: None })
+    }
+
+    /// The same, with a capture log where the configuration wants one.
+    ///
+    /// # Errors
+    /// A log that cannot be opened.
+    pub fn open(capture: Option<&Capture>) -> std::result::Result<Metrics, String> {
+        let mut metrics = Metrics::new().map_err(|error| error.to_string())?;
+        if let Some(settings) = capture {
+            let dropped = metrics.families.capture_dropped.with_label_values::<&str>(&[]);
+            metrics.capture = Some(CaptureLog::open(settings, dropped)?);
+        }
+        Ok(metrics)
+    }
+
+    /// Captures nothing more, and waits until what was captured is written; blocks.
+    pub fn close(&self) {
+        self.capture.iter().for_each(CaptureLog::close);
     }
 
     /// Takes over the names of a configuration: `asked` may stand in a request's `model`,
@@ -247,6 +271,13 @@ impl Record for Metrics {
             self.families.feedback.with_label_values(&[feedback.verdict.name()]).inc();
         }
         log::write(&receipt);
+        if let Some(capture) = &self.capture {
+            capture.take(receipt);
+        }
+    }
+
+    fn captures(&self) -> bool {
+        self.capture.as_ref().is_some_and(CaptureLog::draws)
     }
 
     fn audited(&self, receipt: &AuditReceipt) {

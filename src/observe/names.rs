@@ -86,6 +86,8 @@ families! {
         "1 where more than 5 % of the day's audits got no grade: the slice is uncertified until the day (UTC) ends.";
     AUDIT_COST: "weir_audit_cost_usd_total", ["slice"],
         "Dollars spent on audits; part of weir_cost_usd_total.";
+    CAPTURE_DROPPED: "weir_capture_dropped_total", [],
+        "Lines that the capture log could not take: its queue was full, or its disk.";
     RELOADS: "weir_reloads_total", ["outcome"],
         "Reloads of the configuration: applied, refused.";
     GENERATION: "weir_generation", [],

@@ -30,6 +30,11 @@ pub(super) fn check(policy: &Policy, place: &str, source: &str) -> Vec<Problem> 
     problems
 }
 
+/// Facts in which every model that a condition reads is ready and idle.
+pub(super) fn idle(policy: &Policy) -> Facts {
+    CaseFacts::default().build(policy).unwrap_or_default()
+}
+
 fn check_line(policy: &Policy, line: &str) -> Result<(), String> {
     let case: Case = serde_json::from_str(line).map_err(|error| format!("not a case: {error}"))?;
     let name = case.name.clone();

@@ -17,6 +17,7 @@ mod form;
 mod language;
 mod named;
 mod pattern;
+mod redact;
 mod secrets;
 mod signals;
 mod stages;
@@ -37,6 +38,7 @@ use crate::error::Problem;
 use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
 use condition::Condition;
+pub use redact::Redactor;
 use signals::Reading;
 
 /// What a policy file may name; handed to [`Policy::compile`] by `control`.
@@ -200,6 +202,11 @@ impl Policy {
     /// is a problem, as is a line that cannot be read. `place` names the file.
     pub fn check_cases(&self, place: &str, source: &str) -> Vec<Problem> {
         cases::check(self, place, source)
+    }
+
+    /// Facts in which every model that a condition reads is ready and idle: for requests of the past.
+    pub fn idle(&self) -> Facts {
+        cases::idle(self)
     }
 
     /// Whether a decision may depend on the facts.

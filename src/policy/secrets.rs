@@ -29,6 +29,29 @@ const PATTERNS: [(&str, Confirm); 10] = [
     ),
 ];
 
+/// What each pattern finds, in their order.
+const KINDS: [&str; 10] = [
+    "private-key",
+    "cloud-key",
+    "code-host-token",
+    "api-key",
+    "chat-token",
+    "web-token",
+    "card",
+    "account",
+    "social-security",
+    "password",
+];
+
+/// A secret in a text.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Find {
+    /// Where it stands.
+    pub(super) range: Range<usize>,
+    /// What it is.
+    pub(super) kind: &'static str,
+}
+
 /// The compiled patterns.
 #[derive(Debug)]
 pub(super) struct Detectors {
@@ -46,18 +69,26 @@ impl Detectors {
 
     /// How many secrets stand in the text.
     pub(super) fn count(&self, text: &str) -> usize {
-        let mut finds: Vec<Range<usize>> = Vec::new();
-        for (pattern, confirm) in self.any.matches(text).into_iter().filter_map(|at| self.each.get(at)) {
-            finds.extend(pattern.find_iter(text).filter_map(|find| confirm(text, word(find.as_str(), find.range()))));
-        }
-        finds.sort_by_key(|find| find.start);
         let mut end = 0;
         let mut apart = 0;
-        for find in finds {
-            apart += usize::from(find.start >= end);
-            end = end.max(find.end);
+        for Find { range, .. } in self.finds(text) {
+            apart += usize::from(range.start >= end);
+            end = end.max(range.end);
         }
         apart
+    }
+
+    /// Every secret in the text, by where it begins; they may overlap.
+    pub(super) fn finds(&self, text: &str) -> Vec<Find> {
+        let mut finds: Vec<Find> = Vec::new();
+        for ((pattern, confirm), kind) in
+            self.any.matches(text).into_iter().filter_map(|at| Some((self.each.get(at)?, *KINDS.get(at)?)))
+        {
+            let confirmed = pattern.find_iter(text).filter_map(|find| confirm(text, word(find.as_str(), find.range())));
+            finds.extend(confirmed.map(|range| Find { range, kind }));
+        }
+        finds.sort_by_key(|find| find.range.start);
+        finds
     }
 }
 

@@ -1,7 +1,7 @@
 //! A gateway on a port of its own, its configuration in a folder of its own, and a client.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,6 +60,10 @@ impl Record for Book {
         self.metrics.audited(receipt);
         self.audits.lock().unwrap().push(receipt.clone());
         self.changed.notify_waiters();
+    }
+
+    fn captures(&self) -> bool {
+        self.metrics.captures()
     }
 }
 
@@ -130,8 +134,8 @@ impl House {
             ..Options::default()
         };
         let checked = control::read(&options).unwrap();
+        let metrics = Arc::new(Metrics::open(checked.capture.as_ref()).unwrap());
         let control = Arc::new(Control::open(options.clone(), checked).await.unwrap());
-        let metrics = Arc::new(Metrics::new().unwrap());
         let book = Book {
             metrics: Arc::clone(&metrics),
             receipts: Mutex::default(),
@@ -168,6 +172,11 @@ impl House {
     /// Replaces a file of the configuration.
     pub fn write(&self, name: &str, text: &str) {
         write(self.folder.path(), name, text);
+    }
+
+    /// Where a file of the configuration's folder is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Sends a request and reads the answer to its end.

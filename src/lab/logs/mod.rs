@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::Problem;
+pub(super) use table::open;
 
 /// A past request and what both sides made of it.
 #[derive(Debug, Clone, PartialEq, Default)]

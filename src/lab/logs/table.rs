@@ -15,7 +15,7 @@ use crate::error::Problem;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Opens a file that may be gzip.
-pub(super) fn open(path: &Path) -> Result<BufReader<Box<dyn Read>>, Problem> {
+pub(in crate::lab) fn open(path: &Path) -> Result<BufReader<Box<dyn Read>>, Problem> {
     let unreadable = |error: std::io::Error| problem(path, None, format!("cannot read: {error}"));
     let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
     let packed = file.fill_buf().map_err(unreadable)?.starts_with(&GZIP);

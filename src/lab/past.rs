@@ -1,0 +1,199 @@
+//! Requests of the past and what is on record of them: the capture log, or recorded answers to a data
+//! set.
+//!
+//! Promises: what clients said of an answer counts as its quality, and nothing else does; a line
+//! without its texts cannot be decided anew, and is counted as left out; a bad line is refused with
+//! its place. Read by `cli`, compared by [`super::comparison`].
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::eval::answers::{Answer, Asked};
+use super::eval::found::{Model, features};
+use super::eval::rows::Row;
+use super::logs::open;
+use super::policies::Recorded;
+use crate::confidence::{Feature, Features};
+use crate::request::ModelId;
+
+/// A request and what is on record of it.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// Its id.
+    pub id: String,
+    /// `chat`, `text` or `embed`.
+    pub kind: String,
+    /// Who asked.
+    pub tenant: String,
+    /// The client's body: a JSON object.
+    pub body: Value,
+    /// What is on record, by model.
+    pub records: BTreeMap<ModelId, Recorded>,
+    /// The rule that decided, and who served; empty where it is not known.
+    pub was: String,
+}
+
+/// The requests of a log.
+#[derive(Debug, Clone, Default)]
+pub struct Log {
+    /// In their order.
+    pub requests: Vec<Past>,
+    /// Lines that cannot be decided anew: their texts were not kept.
+    pub left_out: usize,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    feedback: Option<Feedback>,
+    id: Option<String>,
+    tenant: Option<String>,
+    kind: Option<String>,
+    request: Option<Value>,
+    served_by: Option<String>,
+    decision: Option<Decision>,
+    #[serde(default)]
+    attempts: Vec<Attempt>,
+}
+
+#[derive(Deserialize)]
+struct Feedback {
+    request_id: String,
+    correct: Option<bool>,
+    score: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Decision {
+    rule: String,
+}
+
+#[derive(Deserialize)]
+struct Attempt {
+    model: String,
+    outcome: String,
+    reason: Option<String>,
+    cost_usd: Option<f64>,
+    features: Option<BTreeMap<String, Option<f64>>>,
+}
+
+/// Reads a capture log.
+///
+/// # Errors
+/// `FILE:LINE: …` of a line that is none of a capture log.
+pub fn read_capture(file: &Path) -> Result<Log, String> {
+    let mut log = Log::default();
+    let mut said: BTreeMap<String, f64> = BTreeMap::new();
+    let mut served: Vec<Option<ModelId>> = Vec::new();
+    for (number, line) in (1..).zip(open(file).map_err(|problem| problem.to_string())?.lines()) {
+        let refused = |why: String| format!("{}:{number}: {why}", file.display());
+        let line = line.map_err(|error| refused(format!("cannot read: {error}")))?;
+        let line: Line =
+            serde_json::from_str(&line).map_err(|error| refused(format!("not of a capture log: {error}")))?;
+        if let Some(Feedback { request_id, correct, score }) = line.feedback {
+            said.extend(score.or(correct.map(|right| f64::from(u8::from(right)))).map(|quality| (request_id, quality)));
+            continue;
+        }
+        served.push(line.served_by.as_deref().map(ModelId::new));
+        match line.past() {
+            Some(past) => log.requests.push(past),
+            None => {
+                served.pop();
+                log.left_out += 1;
+            }
+        }
+    }
+    for (past, model) in log.requests.iter_mut().zip(served) {
+        if let (Some(record), Some(quality)) = (model.and_then(|it| past.records.get_mut(&it)), said.get(&past.id)) {
+            record.quality = Some(*quality);
+        }
+    }
+    Ok(log)
+}
+
+impl Line {
+    fn past(self) -> Option<Past> {
+        let (served, decision) = (self.served_by.unwrap_or_default(), self.decision);
+        let recorded = |attempt: Attempt| (ModelId::new(attempt.model.as_str()), attempt.recorded());
+        Some(Past {
+            id: self.id?,
+            kind: self.kind?,
+            tenant: self.tenant.unwrap_or_default(),
+            body: self.request.filter(has_texts)?,
+            was: decision.map_or_else(String::new, |decision| format!("{} → {served}", decision.rule)),
+            records: self.attempts.into_iter().filter(|attempt| attempt.outcome != "skipped").map(recorded).collect(),
+        })
+    }
+}
+
+impl Attempt {
+    fn recorded(self) -> Recorded {
+        let known = self
+            .features
+            .map(|all| Features::of(|feature: Feature| all.get(feature.name()).copied().flatten().unwrap_or(f64::NAN)));
+        let broken_off = self.reason.as_deref() == Some("early_low_confidence") || self.outcome == "canceled";
+        Recorded { features: known, broken_off, quality: None, usd: self.cost_usd }
+    }
+}
+
+/// Whether texts are texts, and not their lengths and hashes.
+fn has_texts(body: &Value) -> bool {
+    match body {
+        Value::Object(members) if members.contains_key("sha256") && members.contains_key("chars") => false,
+        Value::Object(members) => members.values().all(has_texts),
+        Value::Array(items) => items.iter().all(has_texts),
+        _ => true,
+    }
+}
+
+/// The rows of a data set with the recorded answers of every model: quality is known on all sides.
+///
+/// # Errors
+/// A file that cannot be read, or log-probabilities of which no features can be read.
+pub fn read_answers(file: &Path, rows: &[Row]) -> Result<Log, String> {
+    let mut of_model: BTreeMap<String, BTreeMap<String, Answer>> = BTreeMap::new();
+    let lines = open(file).map_err(|problem| problem.to_string())?.lines();
+    for line in lines {
+        let line = line.map_err(|error| format!("{}: cannot read: {error}", file.display()))?;
+        let Ok(answer) = serde_json::from_str::<Answer>(&line) else { continue };
+        let traced = answer.logprobs.as_ref().is_some_and(|all| !all.is_empty());
+        if answer.form == Asked::Free && (traced || !answer.model.starts_with("local/")) && answer.model != "auto" {
+            of_model.entry(answer.model.clone()).or_default().insert(answer.id.clone(), answer);
+        }
+    }
+    let mut log = Log::default();
+    let mut known: Vec<(ModelId, BTreeMap<String, Recorded>)> = Vec::new();
+    for (name, answers) in of_model {
+        known.push((ModelId::new(name.as_str()), recorded(name, answers)?));
+    }
+    for row in rows {
+        let records: BTreeMap<ModelId, Recorded> =
+            known.iter().filter_map(|(model, all)| Some((model.clone(), *all.get(&row.id)?))).collect();
+        if records.is_empty() {
+            log.left_out += 1;
+            continue;
+        }
+        let mut body = json!({"model": "auto", "messages": row.messages, "temperature": 0});
+        if let Some(limit) = row.max_tokens {
+            body["max_tokens"] = limit.into();
+        }
+        let (id, kind) = (row.id.clone(), "chat".to_owned());
+        log.requests.push(Past { id, kind, tenant: "anonymous".to_owned(), body, records, was: String::new() });
+    }
+    Ok(log)
+}
+
+fn recorded(name: String, answers: BTreeMap<String, Answer>) -> Result<BTreeMap<String, Recorded>, String> {
+    let traced: Vec<Answer> =
+        answers.values().filter(|one| one.logprobs.as_ref().is_some_and(|all| !all.is_empty())).cloned().collect();
+    let graded = if traced.is_empty() { None } else { Some(features(&Model { name, answers: traced })?) };
+    let one = |(id, answer): (String, Answer)| {
+        let features = graded.as_ref().and_then(|all| Some(all.answers.get(&id)?.features));
+        let quality = Some(f64::from(u8::from(answer.right)));
+        (id, Recorded { features, broken_off: false, quality, usd: answer.usd })
+    };
+    Ok(answers.into_iter().map(one).collect())
+}

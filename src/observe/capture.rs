@@ -1,0 +1,184 @@
+//! The capture log: requests, answers, decisions and what clients said of them, line by line.
+//!
+//! Hides the writer's thread, rotation and redaction (`docs/capture.md`). Promises: it is never waited
+//! for: what the bounded channel cannot take, or the disk will not, is dropped and counted; rendering
+//! and redaction happen on the writer's thread; files are readable by their owner only. Opened by
+//! [`super::Metrics`] where the configuration says so.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use prometheus::IntCounter;
+
+use super::line::Lines;
+use crate::account::Receipt;
+use crate::control::Capture;
+
+/// Receipts that may wait to be written.
+const WAITING: usize = 1024;
+
+/// The log's sending end.
+#[derive(Debug)]
+pub(super) struct CaptureLog {
+    share: f64,
+    sender: RwLock<Option<SyncSender<(SystemTime, Box<Receipt>)>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    dropped: IntCounter,
+}
+
+impl CaptureLog {
+    /// Opens the file and starts the writer.
+    pub(super) fn open(settings: &Capture, dropped: IntCounter) -> Result<CaptureLog, String> {
+        let cannot = |error: io::Error| format!("capture: cannot write {}: {error}", settings.file.display());
+        let lines = Lines::new(settings)?;
+        let mut rotating = Rotating::open(settings).map_err(cannot)?;
+        let (sender, receiver) = sync_channel(WAITING);
+        let lost = dropped.clone();
+        let write = move || write_all(&receiver, &lines, &mut rotating, &lost);
+        let writer = std::thread::Builder::new().name("capture".to_owned()).spawn(write).map_err(cannot)?;
+        Ok(CaptureLog {
+            share: settings.share,
+            sender: RwLock::new(Some(sender)),
+            writer: Mutex::new(Some(writer)),
+            dropped,
+        })
+    }
+
+    /// Whether this request is one of those that are captured: each with the same chance.
+    pub(super) fn draws(&self) -> bool {
+        self.share >= 1.0 || rand::random::<f64>() < self.share
+    }
+
+    /// Takes a receipt that has something to tell; never waits.
+    pub(super) fn take(&self, receipt: Receipt) {
+        if receipt.captured.is_none() && receipt.feedback.is_none() {
+            return;
+        }
+        let sender = self.sender.read().unwrap_or_else(PoisonError::into_inner);
+        let taken = sender.as_ref().is_some_and(|it| it.try_send((SystemTime::now(), Box::new(receipt))).is_ok());
+        if !taken {
+            self.dropped.inc();
+        }
+    }
+
+    /// Takes nothing more, and waits until what was taken is written.
+    pub(super) fn close(&self) {
+        self.sender.write().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(_)) = writer.map(JoinHandle::join) {
+            tracing::error!("the writer of the capture log has failed");
+        }
+    }
+}
+
+impl Drop for CaptureLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn write_all(
+    receiver: &Receiver<(SystemTime, Box<Receipt>)>,
+    lines: &Lines,
+    rotating: &mut Rotating,
+    dropped: &IntCounter,
+) {
+    while let Ok((time, receipt)) = receiver.recv() {
+        let line = lines.render(time, &receipt);
+        if let Err(error) = rotating.write(line.as_bytes()) {
+            dropped.inc();
+            tracing::error!(%error, file = %rotating.file.display(), "a line of the capture log is lost");
+        }
+    }
+}
+
+/// A file that begins anew when it is full; the full ones are `FILE.1` (the newest) to `FILE.KEEP`.
+#[derive(Debug)]
+struct Rotating {
+    file: PathBuf,
+    max_bytes: u64,
+    keep: u32,
+    open: File,
+    bytes: u64,
+}
+
+impl Rotating {
+    fn open(settings: &Capture) -> io::Result<Rotating> {
+        let open = append(&settings.file)?;
+        let bytes = open.metadata()?.len();
+        let (file, max_bytes, keep) = (settings.file.clone(), settings.max_bytes, settings.keep);
+        Ok(Rotating { file, max_bytes, keep, open, bytes })
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        let size = line.len() as u64;
+        if size > self.max_bytes {
+            return Err(io::Error::other(format!("{size} bytes are more than max_bytes")));
+        }
+        if self.bytes + size > self.max_bytes {
+            self.rotate()?;
+        }
+        self.open.write_all(line)?;
+        self.bytes += size;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        for place in (1..self.keep).rev() {
+            ignore_missing(fs::rename(self.full(place), self.full(place + 1)))?;
+        }
+        if self.keep > 0 {
+            fs::rename(&self.file, self.full(1))?;
+        } else {
+            fs::remove_file(&self.file)?;
+        }
+        self.open = append(&self.file)?;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    fn full(&self, place: u32) -> PathBuf {
+        let mut name = self.file.clone().into_os_string();
+        name.push(format!(".{place}"));
+        PathBuf::from(name)
+    }
+}
+
+fn append(file: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(file)
+}
+
+fn ignore_missing(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_file_makes_room_and_no_more_are_kept_than_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("capture.jsonl");
+        let settings =
+            Capture { file: file.clone(), max_bytes: 20, keep: 2, redact_secrets: true, text: true, share: 1.0 };
+        let mut rotating = Rotating::open(&settings).unwrap();
+        for line in ["first line\n", "second line\n", "third line\n", "fourth line\n"] {
+            rotating.write(line.as_bytes()).unwrap();
+        }
+        assert!(rotating.write(&[b'x'; 21]).is_err());
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(read("capture.jsonl"), "fourth line\n");
+        assert_eq!((read("capture.jsonl.1"), read("capture.jsonl.2")), ("third line\n".into(), "second line\n".into()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+}
