@@ -318,7 +318,7 @@ impl Eval {
             let request = request(row, &live.model).await?;
             let known = |(model, records): &(&Model, Option<crate::lab::records::Records>)| {
                 let graded = records.as_ref()?.answers.get(&row.id)?;
-                let told = Recorded { features: Some(graded.features), ..Recorded::default() };
+                let told = Recorded { features: Some(graded.graded.features), ..Recorded::default() };
                 Some((ModelId::new(model.name.as_str()), told))
             };
             let records = recorded.iter().filter_map(known).collect();

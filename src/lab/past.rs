@@ -191,7 +191,7 @@ fn recorded(name: String, answers: BTreeMap<String, Answer>) -> Result<BTreeMap<
         answers.values().filter(|one| one.logprobs.as_ref().is_some_and(|all| !all.is_empty())).cloned().collect();
     let graded = if traced.is_empty() { None } else { Some(features(&Model { name, answers: traced })?) };
     let one = |(id, answer): (String, Answer)| {
-        let features = graded.as_ref().and_then(|all| Some(all.answers.get(&id)?.features));
+        let features = graded.as_ref().and_then(|all| Some(all.answers.get(&id)?.graded.features));
         let quality = Some(f64::from(u8::from(answer.right)));
         (id, Recorded { features, broken_off: false, quality, usd: answer.usd })
     };

@@ -47,6 +47,10 @@ pub enum Unknown {
     NeverAsked(ModelId),
     /// Its answer broke off before this gate could have judged it.
     BrokenOff(ModelId),
+    /// This gate weighs the answer's worth against what was spent before.
+    Priced(ModelId),
+    /// This gate asks for evidence that is not on record.
+    Evidence(ModelId),
     /// This gate judges a part of the answer, of which the record says nothing.
     HeldBack(ModelId),
 }
@@ -56,6 +60,8 @@ impl std::fmt::Display for Unknown {
         match self {
             Unknown::NeverAsked(model) => write!(f, "no scored answer of {model} is on record"),
             Unknown::BrokenOff(model) => write!(f, "the answer of {model} broke off before the gate could know"),
+            Unknown::Priced(model) => write!(f, "whether {model} is kept depends on what was spent before"),
+            Unknown::Evidence(model) => write!(f, "no evidence beside the tokens of {model} is on record"),
             Unknown::HeldBack(model) => write!(f, "the gate judges {model} after a part of its answer"),
         }
     }
@@ -74,6 +80,9 @@ pub fn fate(decision: &Decision, request: &Request, records: &BTreeMap<ModelId, 
     let mut refused = Vec::new();
     for stage in stages {
         let model = stage.model.clone();
+        if stage.skip.as_ref().is_some_and(|skip| skip.applies(request)) {
+            continue;
+        }
         let Some(gate) = &stage.gate else { return Fate::Served { model, refused } };
         match gated(gate, request, &model, records.get(&model)) {
             Ok(true) => return Fate::Served { model, refused },
@@ -91,7 +100,13 @@ fn gated(gate: &Gate, request: &Request, model: &ModelId, known: Option<&Recorde
     let Ok(judge) = gate.ruling(request).judge else { return Ok(false) };
     let found = known.and_then(|known| Some((known, known.features?)));
     let (known, features) = found.ok_or_else(|| Unknown::NeverAsked(model.clone()))?;
-    let value = value(judge, &features);
+    if judge.is_by_value() {
+        return Err(Unknown::Priced(model.clone()));
+    }
+    if judge.measure.is_of_the_whole() {
+        return Err(Unknown::Evidence(model.clone()));
+    }
+    let value = value(&judge, &features);
     // What has fallen below the threshold stays there, whatever would have come.
     if judge.measure.can_only_fall() && !judge.accepts(value) && gate.tokens_held(request).is_none() {
         return Ok(false);
@@ -110,8 +125,9 @@ fn gated(gate: &Gate, request: &Request, model: &ModelId, known: Option<&Recorde
 /// What the judge looks at, of an answer whose features are known.
 fn value(judge: &Judge, features: &Features) -> f64 {
     match &judge.measure {
-        Measure::Raw(feature) => features.get(*feature),
+        Measure::Raw(feature) | Measure::Asked(feature, _) => features.get(*feature),
         Measure::Calibrated(calibration) => calibration.score.value(|feature| features.get(feature)),
+        Measure::Worth { .. } => f64::NAN,
     }
 }
 

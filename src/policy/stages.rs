@@ -32,6 +32,7 @@ impl<'t, 's> Draft<'t, 's> {
 
 /// What the rule says for the stages that say nothing themselves.
 struct Usual {
+    last: Option<ModelId>,
     accept: Option<Arc<Accept>>,
     hold_back: Option<HoldBack>,
     skip: Option<Skip>,
@@ -43,7 +44,7 @@ impl<'s> Compiler<'s, '_> {
         let drafts = self.drafts(then, entry);
         self.check_stages(then, entry, drafts.as_deref().unwrap_or_default());
         let gated = drafts.as_deref().and_then(|drafts| drafts.split_last()).map_or(&[][..], |(_, gated)| gated);
-        let usual = self.usual(then, gated, drafts.is_some());
+        let usual = self.usual(then, drafts.as_deref());
         let on_failure = match then.table.get("on_failure") {
             Some(entry) => self.on_failure(&then.title, entry),
             None => Some(OnFailure::default()),
@@ -52,14 +53,14 @@ impl<'s> Compiler<'s, '_> {
             Some(entry) => self.pin(&then.title, entry).map(Some),
             None => Some(None),
         };
-        let (last, usual) = (drafts.as_ref()?.last()?, usual?);
+        let usual = usual?;
         let mut stages: Vec<Stage> = gated
             .iter()
             .map(|draft| self.stage(draft, &usual))
             .collect::<Vec<_>>()
             .into_iter()
             .collect::<Option<_>>()?;
-        stages.push(Stage { model: last.model.clone(), gate: None, skip: None });
+        stages.push(Stage { model: usual.last?, gate: None, skip: None });
         self.check_prices(then, &stages);
         Some(Plan::Cascade { stages, on_failure: on_failure?, pin: pin? })
     }
@@ -121,8 +122,10 @@ impl<'s> Compiler<'s, '_> {
         }
     }
 
-    /// `known`: whether the stages could be read.
-    fn usual(&mut self, then: &Section<'_, 's>, gated: &[Draft<'_, 's>], known: bool) -> Option<Usual> {
+    /// What stages go by that do not say otherwise; without drafts the stages could not be read.
+    fn usual(&mut self, then: &Section<'_, 's>, drafts: Option<&[Draft<'_, 's>]>) -> Option<Usual> {
+        let (last, gated) = drafts.and_then(<[_]>::split_last).unzip();
+        let (last, gated) = (last.map(|last| last.model.clone()), gated.unwrap_or_default());
         let without = |key: &'static str| {
             gated.iter().filter(move |draft| draft.own(key).is_none()).map(|draft| draft.model.clone()).collect()
         };
@@ -132,7 +135,7 @@ impl<'s> Compiler<'s, '_> {
         };
         let (to_accept, to_skip): (Vec<ModelId>, Vec<ModelId>) = (without("accept"), without("skip_local"));
         let accept = match then.table.get("accept") {
-            None if !known || to_accept.is_empty() && !gated.is_empty() => Some(None),
+            None if drafts.is_none() || to_accept.is_empty() && !gated.is_empty() => Some(None),
             Some(entry) if to_accept.is_empty() && !gated.is_empty() => {
                 let message = format!("{}: every stage has an accept of its own; leave this one out", then.title);
                 self.form.problem(entry.span(), message);
@@ -141,7 +144,9 @@ impl<'s> Compiler<'s, '_> {
             _ => {
                 let accept = self.form.required(then, "accept");
                 let accept = accept.and_then(|entry| self.form.table(&then.title, "accept", entry));
-                let accept = accept.and_then(|accept| self.accept(&accept, &to_accept, hold_back));
+                let accept = accept.and_then(|accept| {
+                    self.accept(&accept, &[to_accept, last.iter().cloned().collect()].concat(), hold_back)
+                });
                 accept.map(|accept| Some(Arc::new(accept)))
             }
         };
@@ -149,12 +154,13 @@ impl<'s> Compiler<'s, '_> {
             Some(entry) => self.skip(&then.title, entry, &to_skip).map(Some),
             None => Some(None),
         };
-        Some(Usual { accept: accept?, hold_back: Some(hold_back?), skip: skip? })
+        Some(Usual { last, accept: accept?, hold_back: Some(hold_back?), skip: skip? })
     }
 
     /// A gated stage: what it says itself, else what is usual.
     fn stage(&mut self, draft: &Draft<'_, 's>, usual: &Usual) -> Option<Stage> {
         let alone = std::slice::from_ref(&draft.model);
+        let models: Vec<ModelId> = alone.iter().chain(&usual.last).cloned().collect();
         let hold_back = match draft.own("hold_back") {
             Some((own, entry)) => self.hold_back(&own.title, entry),
             None => usual.hold_back,
@@ -162,7 +168,7 @@ impl<'s> Compiler<'s, '_> {
         let accept = match draft.own("accept") {
             Some((own, entry)) => {
                 let accept = self.form.table(&own.title, "accept", entry);
-                accept.and_then(|accept| self.accept(&accept, alone, hold_back)).map(Arc::new)
+                accept.and_then(|accept| self.accept(&accept, &models, hold_back)).map(Arc::new)
             }
             None => usual.accept.clone(),
         };

@@ -204,9 +204,10 @@ pub fn scores(model: &Model, calibrations: &[Calibration]) -> Result<Vec<Scored>
     let records = if traced { Some(features(model)?) } else { None };
     let feature = |answer: &Answer, feature: Feature| match answer.scores.get(feature.name()) {
         Some(value) if told => *value,
-        _ => {
-            records.as_ref().and_then(|all| all.answers.get(&answer.id)).map_or(f64::NAN, |it| it.features.get(feature))
-        }
+        _ => records
+            .as_ref()
+            .and_then(|all| all.answers.get(&answer.id))
+            .map_or(f64::NAN, |it| it.graded.features.get(feature)),
     };
     let raw = |which: Feature| {
         let values: Vec<f64> = model.answers.iter().map(|answer| feature(answer, which)).collect();
@@ -216,7 +217,7 @@ pub fn scores(model: &Model, calibrations: &[Calibration]) -> Result<Vec<Scored>
     let fitted = |calibration: &Calibration| {
         let value = |answer: &Answer| {
             let known = records.as_ref().and_then(|all| all.answers.get(&answer.id));
-            known.map_or(f64::NAN, |graded| calibration.score.value(|feature| graded.features.get(feature)))
+            known.map_or(f64::NAN, |it| calibration.score.value(|feature| it.graded.features.get(feature)))
         };
         let values: Vec<f64> = model.answers.iter().map(value).collect();
         let probabilities = calibration.score.is_probability().then(|| values.clone());
