@@ -10,7 +10,9 @@ where it was. Short answers come first. Needs Python 3.11 and nothing else.
 """
 
 import argparse
+import gzip
 import json
+import os
 import sys
 import threading
 import time
@@ -18,12 +20,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / "benches" / "eval"), str(ROOT / "benches")]
-
-from ask import default_records  # noqa: E402
-from graders import TASKS, is_right, read_rows  # noqa: E402
-
+TASKS = Path(__file__).resolve().parent.parent / "tasks" / "tasks.jsonl.gz"
 SMALL = "local/qwen2.5-coder-0.5b-instruct"
 SECOND = "local/smollm2-135m-instruct"
 EMBEDDER = "local/all-minilm-l6-v2"
@@ -61,7 +58,7 @@ def collect(url: str, kind: str, row: Row, answer: str | None) -> dict[str, Any]
     if kind == "samples":
         choices = chat(url, SMALL, row, n=SAMPLES, temperature=TEMPERATURE, seed=1)
         texts = [choice["message"]["content"] or "" for choice in choices]
-        return {"texts": texts, "right": [is_right(row, text) for text in texts], "logprobs": [logprobs(one) for one in choices]}
+        return {"texts": texts, "logprobs": [logprobs(one) for one in choices]}
     if kind == "p_true":
         turns = [{"role": "assistant", "content": answer}, {"role": "user", "content": QUESTION}]
         choice = chat(url, SMALL, row, messages=row["messages"] + turns, max_tokens=1, top_logprobs=20)[0]
@@ -69,10 +66,20 @@ def collect(url: str, kind: str, row: Row, answer: str | None) -> dict[str, Any]
         return {"answer": answer, "top": [[other["token"], round(other["logprob"], 4)] for other in first["top_logprobs"]]}
     if kind == "second":
         choice = chat(url, SECOND, row)[0]
-        text = choice["message"]["content"] or ""
-        return {"text": text, "right": is_right(row, text), "logprobs": logprobs(choice)}
+        return {"text": choice["message"]["content"] or "", "logprobs": logprobs(choice)}
     vector = post(url, "/v1/embeddings", {"model": EMBEDDER, "input": row["messages"][-1]["content"]})["data"][0]["embedding"]
     return {"vector": [round(number, 5) for number in vector]}
+
+
+def default_records() -> Path:
+    """Where `make eval` keeps answers."""
+    cache = os.environ.get("WEIR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weir"
+    return Path(cache) / "eval" / "answers.jsonl"
+
+
+def read_tasks() -> list[Row]:
+    with gzip.open(TASKS, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -117,7 +124,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS), help="side by side; `a+b`: one after the other")
     parser.add_argument("--parallel", type=int, default=2, help="requests at once of each")
     options = parser.parse_args()
-    rows = sorted(read_rows(TASKS), key=lambda row: (row["max_tokens"] > LONG, row["id"]))
+    rows = sorted(read_tasks(), key=lambda row: (row["max_tokens"] > LONG, row["id"]))
     seen = {(one["id"], one["kind"]) for one in read_lines(options.out)}
     lock, out = threading.Lock(), options.out.open("a", encoding="utf-8")
 
