@@ -93,22 +93,21 @@ fn deciding(c: &mut Criterion) {
     group.finish();
 }
 
+fn numbered(from: usize, words: usize) -> String {
+    (from..from + words).map(|at| format!("word{:05} ", at * 7919 % 50_000)).collect()
+}
+
+/// One that knows every word of [`numbered`].
+fn predictor() -> Predictor {
+    let texts: Vec<String> = (0..200).map(|at| numbered(at * 100, 400)).collect();
+    let gaps = texts.iter().enumerate().map(|(at, text)| (text.as_str(), (at % 2) as f64));
+    Predictor::of_prompts(About::default(), gaps)
+}
+
 /// The gap predicted from prompts of 1, 4 and 64 KiB, all of whose words it knows; no more than 4 KiB
 /// are read.
 fn scoring(c: &mut Criterion) {
-    let numbered = |from: usize, words: usize| -> String {
-        (from..from + words).map(|at| format!("word{:05} ", at * 7919 % 50_000)).collect()
-    };
-    let texts: Vec<String> = (0..200).map(|at| numbered(at * 100, 400)).collect();
-    let about = About {
-        local: "local/s".into(),
-        local_sha256: None,
-        upstream: "up/l".into(),
-        rows: 200,
-        date: "2026-11-24".into(),
-    };
-    let gaps = texts.iter().enumerate().map(|(at, text)| (text.as_str(), (at % 2) as f64));
-    let predictor = Predictor::of_prompts(about, gaps);
+    let predictor = predictor();
     let mut group = c.benchmark_group("predict the gap of a prompt");
     for kib in [1, 4, 64] {
         let prompt = numbered(0, (kib << 10) / 10);
@@ -277,10 +276,10 @@ fn whole_path(_: &mut Criterion) {
     let names = Names { models: models().into(), ..Names::default() };
     let policy = Policy::compile("p.toml", include_str!("../policies/cheap-first.toml"), &names).unwrap();
     let (request, _) = parse(body(1 << 10), &limits());
-    let (facts, scorer, prompt, judge) = (facts(), scorer(), numbered(0, (1 << 10) / 10), whole_judge());
+    let (facts, scorer, prompt, judge) = (facts(), predictor(), numbered(0, (1 << 10) / 10), whole_judge());
     let before = || {
         black_box(policy.decide(black_box(&request), &facts));
-        black_box(scorer.gap(black_box(&prompt)));
+        black_box(scorer.before(black_box(&prompt)));
     };
     let after = |answer: &[Token]| {
         let mut running = Running::default();

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use weir::confidence::Split;
 use weir::confidence::certify::Risk;
-use weir::lab::Scorer;
+use weir::confidence::gap::{About, Predictor};
 use weir::lab::logs::{self, Form, Row, Source};
 
 use crate::experiment::Outcome;
@@ -102,10 +102,11 @@ fn text(folder: &Path, name: &str, risk: Risk) -> Result<Vec<Outcome>, String> {
     let rows = logs::read(&source).map_err(|problem| problem.to_string())?.rows;
     let (taught, traffic): (Vec<Row>, Vec<Row>) =
         rows.into_iter().partition(|row| Split::of(&row.prompt, TRAINED) == Split::Fit);
-    let scorer = Scorer::train(taught.iter().map(|row| (row.prompt.as_str(), loss(row, risk))));
+    let scorer =
+        Predictor::of_prompts(About::default(), taught.iter().map(|row| (row.prompt.as_str(), loss(row, risk))));
     let outcome = |row: &Row| {
         let loss = loss(row, risk);
-        Outcome { score: -scorer.gap(&row.prompt), label: loss, truth: loss }
+        Outcome { score: -scorer.before(&row.prompt), label: loss, truth: loss }
     };
     Ok(traffic.iter().map(outcome).collect())
 }

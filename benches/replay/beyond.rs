@@ -12,9 +12,12 @@ use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use weir::confidence::Split;
-use weir::lab::Scorer;
+use weir::confidence::gap::{About, Predictor};
 use weir::lab::logs::{self, Form, Log, Row, Source};
 use weir::lab::metrics::{Curve, Ranked, apgr, sort};
+
+/// The fold of each row, from a seed.
+type Folding = fn(&[Row], u64) -> Vec<usize>;
 
 const PENALTIES: [f64; 6] = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
 /// The share of prompts that chooses the penalty.
@@ -69,7 +72,7 @@ fn table(name: &str, log: &Log, resamples: usize, seed: u64) -> String {
         knows: "prompt",
         ranks: rows.iter().map(|row| row.prompt.chars().count() as f64).collect(),
     }];
-    let mut kinds: Vec<(&'static str, fn(&[Row], u64) -> Vec<usize>)> = vec![("in-domain", at_random)];
+    let mut kinds: Vec<(&'static str, Folding)> = vec![("in-domain", at_random)];
     if rows.iter().any(|row| row.domain != rows[0].domain) {
         kinds.push(("left-out", by_domain));
     }
@@ -91,10 +94,10 @@ fn table(name: &str, log: &Log, resamples: usize, seed: u64) -> String {
         }
         routers.push(Router { name: format!("scorer, λ {best}"), knows, ranks });
     }
-    render(name, log, &rows, &routers, resamples, seed)
+    render(name, log, &rows, &routers, (resamples, seed))
 }
 
-fn render(name: &str, log: &Log, rows: &[Row], routers: &[Router], resamples: usize, seed: u64) -> String {
+fn render(name: &str, log: &Log, rows: &[Row], routers: &[Router], (resamples, seed): (usize, u64)) -> String {
     let mut text = format!(
         "### {name}: {} → {}, {} rows reported of {}\n\n| router | knows | APGR | gain | CPT50 | CPT80 |\n|---|---|---|---|---|---|\n",
         log.local,
@@ -148,9 +151,10 @@ fn crossed(rows: &[Row], folds: &[usize], penalty: f64) -> Vec<f64> {
     let mut ranks = vec![0.0; rows.len()];
     for fold in 0..folds.iter().max().map_or(0, |most| most + 1) {
         let outside = rows.iter().zip(folds).filter(|(_, of)| **of != fold).map(|(row, _)| row);
-        let scorer = Scorer::train_at(penalty, outside.map(|row| (row.prompt.as_str(), row.upstream - row.local)));
+        let gaps = outside.map(|row| (row.prompt.as_str(), row.upstream - row.local));
+        let scorer = Predictor::of_prompts_at(penalty, About::default(), gaps);
         for (at, row) in rows.iter().enumerate().filter(|(at, _)| folds[*at] == fold) {
-            ranks[at] = scorer.gap(&row.prompt);
+            ranks[at] = scorer.before(&row.prompt);
         }
     }
     ranks

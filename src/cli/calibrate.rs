@@ -5,17 +5,17 @@
 //! spends its share. Called by `main`.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
-use flate2::read::MultiGzDecoder;
 
 use crate::confidence::certify::{Promise, Risk};
 use crate::confidence::{Basis, Calibration, Form};
 use crate::lab::calibrate::{Labels, Made, Settings, Slice, Sources, Tasks, Union, Upstream, Wanted, calibrate};
 use crate::lab::early::Saving;
+use crate::lab::gap::read;
 use crate::lab::records::Records;
 
 /// Flags of `weir calibrate`.
@@ -272,19 +272,6 @@ impl Calibrate {
 fn form(name: &str) -> Result<Form, String> {
     let known = Form::ALL.map(Form::name).join(", ");
     Form::parse(name).ok_or_else(|| format!("unknown form \"{name}\"; known: {known}"))
-}
-
-/// The text of a file that may be gzip.
-fn read(file: &Path) -> Result<String, String> {
-    let cannot = |error: std::io::Error| format!("{}: cannot read: {error}", file.display());
-    let bytes = fs::read(file).map_err(cannot)?;
-    let mut text = String::new();
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        MultiGzDecoder::new(bytes.as_slice()).read_to_string(&mut text).map_err(cannot)?;
-    } else {
-        bytes.as_slice().read_to_string(&mut text).map_err(cannot)?;
-    }
-    Ok(text)
 }
 
 fn write(file: &Path, text: &str) -> Result<(), String> {

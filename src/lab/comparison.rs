@@ -93,7 +93,7 @@ pub fn changes(requests: &[Past], before: &[String], after: &[Outcome]) -> Strin
         counts.iter().filter(|((before, after), _)| before != after).map(|(_, (count, _))| count).sum();
     let mut out = format!("decisions that differ: {changed} of {}\n", requests.len());
     let mut rows: Vec<_> = counts.into_iter().collect();
-    rows.sort_by(|a, b| b.1.0.cmp(&a.1.0));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.1.0));
     for ((before, after), (count, ids)) in rows {
         // Writing to a string cannot fail.
         let _ = if before == after {

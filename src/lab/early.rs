@@ -156,7 +156,7 @@ mod tests {
                 (_, 0) => [-0.1 - (row % 7) as f64 / 100.0; 6],
                 _ => [-0.7; 6],
             };
-            json!({"model": "local/s", "id": format!("row-{row}"), "right": row % 2 == 0 || row % 80 == 1, "finish": "stop",
+            json!({"model": "local/s", "id": format!("row-{row}"), "right": row.is_multiple_of(2) || row % 80 == 1, "finish": "stop",
                 "file": "ab".repeat(32), "logprobs": logprobs, "margins": vec![1.0; 6]})
             .to_string()
                 + "\n"

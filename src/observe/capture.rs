@@ -20,6 +20,9 @@ use super::line::Lines;
 use crate::account::Receipt;
 use crate::control::Capture;
 
+/// When a request was over, and what is left of it.
+type Over = (SystemTime, Box<Receipt>);
+
 /// Receipts that may wait to be written.
 const WAITING: usize = 1024;
 
@@ -27,7 +30,7 @@ const WAITING: usize = 1024;
 #[derive(Debug)]
 pub(super) struct CaptureLog {
     share: f64,
-    sender: RwLock<Option<SyncSender<(SystemTime, Box<Receipt>)>>>,
+    sender: RwLock<Option<SyncSender<Over>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     dropped: IntCounter,
 }
@@ -83,12 +86,7 @@ impl Drop for CaptureLog {
     }
 }
 
-fn write_all(
-    receiver: &Receiver<(SystemTime, Box<Receipt>)>,
-    lines: &Lines,
-    rotating: &mut Rotating,
-    dropped: &IntCounter,
-) {
+fn write_all(receiver: &Receiver<Over>, lines: &Lines, rotating: &mut Rotating, dropped: &IntCounter) {
     while let Ok((time, receipt)) = receiver.recv() {
         let line = lines.render(time, &receipt);
         if let Err(error) = rotating.write(line.as_bytes()) {

@@ -69,6 +69,7 @@ impl Lines {
             "certificate": receipt.standing.as_ref().map(ToString::to_string),
             "attempts": receipt.attempts.iter().map(attempt).collect::<Vec<Value>>(),
             "captured_with": self.share,
+            "audit": receipt.audit.map(|audit| json!({"propensity": audit.propensity, "drawn": audit.drawn})),
             "cost_usd": receipt.cost_usd,
             "ttft_ms": receipt.ttft.map(|time| time.as_secs_f64() * 1e3),
             "e2e_ms": receipt.e2e.as_secs_f64() * 1e3,

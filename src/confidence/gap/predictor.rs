@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::scorer::{Column, Scorer, Sight};
+use super::scorer::{Column, PENALTY, Scorer, Sight};
 use super::terms::Text;
 use crate::confidence::{Feature, Features, Running};
 use crate::request::{Ask, Prompt, Request, Role};
@@ -17,7 +17,7 @@ use crate::request::{Ask, Prompt, Request, Role};
 const VERSION: u32 = 2;
 
 /// What a predictor was made of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
     /// The model whose answers are to be kept.
@@ -66,9 +66,18 @@ struct Answer {
 impl Predictor {
     /// Learns from prompts and their gaps.
     pub fn of_prompts<'a>(about: About, examples: impl IntoIterator<Item = (&'a str, f64)>) -> Predictor {
+        Predictor::of_prompts_at(PENALTY, about, examples)
+    }
+
+    /// The same with this ridge penalty in place of the usual one: for measuring what it does.
+    pub fn of_prompts_at<'a>(
+        penalty: f64,
+        about: About,
+        examples: impl IntoIterator<Item = (&'a str, f64)>,
+    ) -> Predictor {
         let (texts, gaps): (Vec<Text>, Vec<f64>) =
             examples.into_iter().map(|(prompt, gap)| (Text::read(prompt), gap)).unzip();
-        let prompt = Scorer::fit(&texts.iter().collect::<Vec<_>>(), &gaps, Sight::WordsAndShape);
+        let prompt = Scorer::fit_at(penalty, &texts.iter().collect::<Vec<_>>(), &gaps, Sight::WordsAndShape);
         Predictor { version: VERSION, about, prompt, answer: None }
     }
 
@@ -82,7 +91,7 @@ impl Predictor {
             text.shape.map(f64::from).into_iter().chain(told).collect()
         };
         let rows: Vec<Vec<f64>> = texts.iter().zip(examples).map(row).collect();
-        let (prompt, columns) = Scorer::fit_with(&texts, &rows, &gaps);
+        let (prompt, columns) = Scorer::fit_with(PENALTY, &texts, &rows, &gaps);
         let answer = Answer { prompt, features: known.iter().copied().zip(columns).collect() };
         let prompt = Scorer::fit(&texts, &gaps, Sight::WordsAndShape);
         Predictor { version: VERSION, about, prompt, answer: Some(answer) }

@@ -13,7 +13,7 @@ use super::terms::{BUCKETS, SHAPES, Text, Weights};
 
 /// λ of the ridge; texts have length 1, so it needs no scaling. Of .5, 1, 3 and 10 this did best, or
 /// next to it, on the public logs (`docs/replay.md`), in-domain and on domains left out.
-const PENALTY: f64 = 10.0;
+pub(super) const PENALTY: f64 = 10.0;
 /// A bucket counts when this many texts have it.
 const LEAST_TEXTS: u32 = 1;
 /// A number further from the training rows' mean, in standard deviations, is taken as this far.
@@ -83,16 +83,21 @@ impl Scorer {
     /// Fits texts and their gaps (quality upstream − quality here, in any unit). Without examples it
     /// predicts 0 for everything.
     pub(crate) fn fit(texts: &[&Text], gaps: &[f64], sight: Sight) -> Scorer {
+        Scorer::fit_at(PENALTY, texts, gaps, sight)
+    }
+
+    /// The same with this penalty on weights in place of the usual one.
+    pub(super) fn fit_at(penalty: f64, texts: &[&Text], gaps: &[f64], sight: Sight) -> Scorer {
         let shapes = |text: &&Text| match sight {
             Sight::Words => Vec::new(),
             Sight::WordsAndShape => text.shape.map(f64::from).to_vec(),
         };
-        Scorer::fit_with(texts, &texts.iter().map(shapes).collect::<Vec<_>>(), gaps).0
+        Scorer::fit_with(penalty, texts, &texts.iter().map(shapes).collect::<Vec<_>>(), gaps).0
     }
 
     /// Fits texts together with rows of other numbers, each as long as the others; the first
     /// numbers are the shape, unless there are none. The columns of the rest come back beside.
-    pub(super) fn fit_with(texts: &[&Text], others: &[Vec<f64>], gaps: &[f64]) -> (Scorer, Vec<Column>) {
+    pub(super) fn fit_with(penalty: f64, texts: &[&Text], others: &[Vec<f64>], gaps: &[f64]) -> (Scorer, Vec<Column>) {
         let idf = Weights::learn(texts, LEAST_TEXTS);
         let width = others.first().map_or(0, Vec::len);
         let mut columns: Vec<Column> =
@@ -102,7 +107,7 @@ impl Scorer {
             let standard = columns.iter().zip(other).map(|(column, value)| column.standard(*value) as f32);
             row.extend((BUCKETS as u32..).zip(standard));
         }
-        let (weights, constant) = ridge::solve(&rows, gaps, BUCKETS + width, PENALTY);
+        let (weights, constant) = ridge::solve(&rows, gaps, BUCKETS + width, penalty);
         let (words, other) = weights.split_at(BUCKETS);
         columns.iter_mut().zip(other).for_each(|(column, weight)| column.weight = *weight);
         let terms = idf.0.iter().zip(words).map(|(&idf, weight)| Term { idf, weight: *weight as f32 }).collect();
@@ -223,7 +228,7 @@ mod tests {
         let [aa, bb] = ["aa", "bb"].map(Text::read);
         let shaped = |text: &Text, other: f64| text.shape.map(f64::from).into_iter().chain([other]).collect();
         let others: Vec<Vec<f64>> = [(&aa, 5.0), (&aa, 7.0), (&bb, 5.0), (&bb, 7.0)].map(|(t, x)| shaped(t, x)).into();
-        let (scorer, columns) = Scorer::fit_with(&[&aa, &aa, &bb, &bb], &others, &[0.0, 1.0, 0.0, 1.0]);
+        let (scorer, columns) = Scorer::fit_with(PENALTY, &[&aa, &aa, &bb, &bb], &others, &[0.0, 1.0, 0.0, 1.0]);
         let [column] = columns[..] else { panic!("{columns:?}") };
         assert!((column.part(7.0) - 2.0 / 14.0).abs() < 1e-6 && (column.part(5.0) + 2.0 / 14.0).abs() < 1e-6);
         assert!((gap(&scorer, "aa") - 0.5).abs() < 1e-6);

@@ -23,7 +23,8 @@ fn about(sha256: Option<&str>) -> About {
 /// only, `bad.json` cannot be read; `any/m` has no price.
 fn named() -> Names {
     let example = Example { prompt: "x".into(), features: Features::of(|_| 0.0), gap: 1.0 };
-    let answers = |sha256| Predictor::of_answers(about(Some(sha256)), &[example.clone()], &[Feature::SumLogprob]);
+    let answers =
+        |sha256| Predictor::of_answers(about(Some(sha256)), std::slice::from_ref(&example), &[Feature::SumLogprob]);
     let read = [
         ("v.json", answers("ab")),
         ("other.json", answers("cd")),
