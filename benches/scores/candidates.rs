@@ -128,6 +128,7 @@ pub(crate) fn calibration(read: &Rows, model: &str) -> Result<String, String> {
         quality: Quality::of(&scored, true).ok_or("the test rows are all right or all wrong")?,
         date: "2026-11-24".to_owned(),
         attempts: 0,
+        early: None,
         certificates: Vec::new(),
     };
     calibration.render()
