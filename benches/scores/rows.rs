@@ -5,7 +5,7 @@
 //! the same rows: those that read what is asked for on the rows of which all of that is known.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,8 @@ use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde_json::Value;
 use weir::confidence::evidence::{agreement, yes_share};
-use weir::confidence::{Evidence, Feature, Features, Form, Running, Source};
-use weir::request::Trace;
+use weir::confidence::{Evidence, Feature, Features, Form, Source};
+use weir::lab::records::Records;
 
 /// How the samples were asked for, as `collect.py` does.
 pub(crate) const SAMPLES: u32 = 5;
@@ -32,21 +32,6 @@ struct Task {
 #[derive(Deserialize)]
 struct Said {
     content: String,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    model: String,
-    id: String,
-    form: String,
-    file: String,
-    right: bool,
-    text: String,
-    finish: String,
-    #[serde(default)]
-    logprobs: Vec<f32>,
-    #[serde(default)]
-    top_logprobs: Vec<Vec<f32>>,
 }
 
 /// One record of `collect.py`; of each kind other keys are there.
@@ -102,53 +87,43 @@ impl Rows {
         for record in lines::<Collected>(evidence)? {
             collected.insert((record.id.clone(), record.kind.clone()), record);
         }
-        let of_model = |answer: &Answer| answer.model == model && answer.form == "free" && !answer.logprobs.is_empty();
-        let answers: HashMap<String, Answer> =
-            lines::<Answer>(answers)?.into_iter().filter(of_model).map(|it| (it.id.clone(), it)).collect();
-        let file = answers.values().next().map(|answer| answer.file.clone()).unwrap_or_default();
+        let text = fs::read_to_string(answers).map_err(|error| format!("{}: {error}", answers.display()))?;
+        let answers = Records::parse(&text, model)?;
         let tasks = lines::<Task>(tasks)?;
-        let join = |task: &Task| join(task, answers.get(&task.id)?, &collected);
+        let join = |task: &Task| join(task, &answers, &collected);
         let all: Vec<Row> = tasks.iter().filter_map(join).collect();
         let complete: Vec<Row> = all.iter().filter(|row| row.is_complete()).cloned().collect();
         if complete.is_empty() {
-            let (answers, evidence) = (answers.len(), evidence.display());
+            let (answers, evidence) = (answers.answers.len(), evidence.display());
             return Err(format!("none of {answers} answers of {model} has all evidence in {evidence}; run collect.py"));
         }
-        Ok(Rows { complete, all, file })
+        Ok(Rows { complete, all, file: answers.model_sha256 })
     }
 }
 
-fn join(task: &Task, answer: &Answer, collected: &HashMap<(String, String), Collected>) -> Option<Row> {
+fn join(task: &Task, answers: &Records, collected: &HashMap<(String, String), Collected>) -> Option<Row> {
     let of = |kind: &str| collected.get(&(task.id.clone(), kind.to_owned()));
+    let answered = answers.answers.get(&task.id)?;
+    let text = answers.about.get(&task.id)?.text.as_deref()?;
     let vector = of("embedding")?.vector.clone();
-    let judged = of("p_true").filter(|judged| judged.answer == answer.text);
-    let margins = answer.top_logprobs.iter().map(|top| margin(top)).collect::<Option<Vec<f32>>>()?;
-    let entropies = vec![0.0; margins.len()];
-    let trace = Trace { logprobs: answer.logprobs.clone(), margins, entropies, ended: answer.finish == "stop" };
+    let judged = of("p_true").filter(|judged| judged.answer == text);
     let prompt = task.messages.last().map_or("", |said| &said.content);
     // Evidence that says nothing makes a gate escalate; here it counts as the doubt that it is.
     let p_true = judged.map(|judged| yes_share(judged.top.iter().map(|(word, l)| (word.as_str(), *l))).unwrap_or(0.0));
-    let agreeing = |others: &[&str]| agreement(Form::Auto, &answer.text, others.iter().copied()).unwrap_or(0.0);
+    let agreeing = |others: &[&str]| agreement(Form::Auto, text, others.iter().copied()).unwrap_or(0.0);
     let samples = of("samples").map(|it| agreeing(&it.texts.iter().map(String::as_str).collect::<Vec<_>>()));
     let second = of("second").map(|it| agreeing(&[&it.text]));
-    let evidence = Evidence::of_texts(prompt, &answer.text, false)
+    let evidence = Evidence::of_texts(prompt, text, false)
         .with(Feature::PTrue, p_true)
         .with(Feature::Agreement, samples)
         .with(Feature::SecondOpinion, second);
     Some(Row {
         task: task.task.clone(),
         fit: digest(&SHA256, task.id.as_bytes()).as_ref()[0] % 2 == 0,
-        right: answer.right,
-        features: evidence.beside(&Running::of(&trace).features()?),
+        right: answered.graded.right,
+        features: evidence.beside(&answered.graded.features),
         vector,
     })
-}
-
-/// The gap of logits between the two likeliest tokens is that of their log-probabilities.
-fn margin(top: &[f32]) -> Option<f32> {
-    let mut falling = top.to_vec();
-    falling.sort_by(|a, b| b.total_cmp(a));
-    Some(falling.first()? - falling.get(1)?)
 }
 
 /// The values of a JSONL file, gzipped or not; lines that are none of these are left out.

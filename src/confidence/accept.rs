@@ -97,6 +97,14 @@ impl Accept {
 }
 
 impl Accept {
+    /// What a promising gate goes by where other answers are kept than the certified rule would keep: for
+    /// this reason nothing stands behind them. `None`: it promises nothing.
+    pub fn without_promise(&self, why: Uncertified) -> Option<Ruling<'_>> {
+        let Accept::Promise { otherwise, .. } = self else { return None };
+        let judge = otherwise.as_ref().map(Cow::Borrowed).ok_or(why);
+        Some(Ruling { judge, standing: Some(Standing::Uncertified(why)) })
+    }
+
     /// The certificate that a promise is kept by.
     pub fn grant(&self) -> Option<&Arc<Grant>> {
         match self {

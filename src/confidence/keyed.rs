@@ -45,6 +45,8 @@ pub enum Uncertified {
     Unmonitored,
     /// The conversation stays with the stage that answered before: no gate was asked.
     Pinned,
+    /// Who is kept depends on more than what was certified: a stage before, `skip_local` or a pin.
+    KeepRule,
     /// The gate refused the answer, and it was served after all because a later stage failed.
     Refused,
 }
@@ -69,6 +71,7 @@ impl Uncertified {
             Uncertified::Alarmed => "alarmed",
             Uncertified::Unmonitored => "unmonitored",
             Uncertified::Pinned => "pinned",
+            Uncertified::KeepRule => "keep_rule",
             Uncertified::Refused => "refused",
         }
     }

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -156,7 +157,9 @@ impl Audits {
         let text = ledger.render()?;
         let file = folder.join(ledger.subject().file_name());
         let new = file.with_extension("new");
-        let written = File::create(&new).and_then(|mut new| {
+        let mut private = File::options();
+        private.write(true).create(true).truncate(true).mode(0o600);
+        let written = private.open(&new).and_then(|mut new| {
             new.write_all(text.as_bytes())?;
             new.sync_all()
         });

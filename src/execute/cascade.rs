@@ -54,7 +54,7 @@ use super::pins::{Place, Session};
 use super::{Asking, Begun, audit, evidence, may_go_on};
 use crate::account::{Offer, Reason};
 use crate::backend::Completion;
-use crate::confidence::{Accept, Judge, Ruling, Running, Standing, Uncertified};
+use crate::confidence::{Accept, Judge, Risk, Ruling, Running, Standing, Uncertified};
 use crate::error::{Error, Result};
 use crate::plan::{OnFailure, Stage, choices};
 use crate::request::{Delta, Part};
@@ -93,7 +93,8 @@ pub(super) async fn run(
             continue;
         }
         audit::refresh(asking, stage.gate.as_ref());
-        let watch = if begin.is_bound(place) { None } else { Watch::of(stage, next, asking) };
+        let watch =
+            if begin.is_bound(place) { None } else { Watch::of(stage, next, (place, session.is_some()), asking) };
         // A gate that accepts nothing makes an answer useless, unless it may be served for want of
         // a better one.
         if let Some(Watch { ruling: Ruling { judge: Err(why), .. }, .. }) = watch
@@ -199,6 +200,13 @@ impl Held {
     }
 }
 
+/// Whether other answers are kept than a certificate of this risk was made on: only some of the traffic
+/// comes to a later stage, or to one that is skipped or that conversations pass by once they escalated.
+/// Keeping fewer breaks no joint risk and no regret.
+fn keeps_others(stage: &Stage, (place, pins): (usize, bool), risk: Risk) -> bool {
+    place > 0 || (stage.skip.is_some() || pins) && risk == Risk::Selective
+}
+
 /// A gate at work on one request.
 struct Watch<'a> {
     ruling: Ruling<'a>,
@@ -212,9 +220,15 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// The stage's gate, if it has one.
-    fn of(stage: &'a Stage, next: Option<&Stage>, asking: &Asking<'_>) -> Option<Watch<'a>> {
+    fn of(stage: &'a Stage, next: Option<&Stage>, at: (usize, bool), asking: &Asking<'_>) -> Option<Watch<'a>> {
         let gate = stage.gate.as_ref()?;
         let ruling = gate.ruling(&asking.request);
+        let ruling = match &ruling.standing {
+            Some(Standing::Certified(grant)) if keeps_others(stage, at, grant.certificate.kind) => {
+                gate.accept.without_promise(Uncertified::KeepRule)?
+            }
+            _ => ruling,
+        };
         let held = gate.tokens_held(&asking.request);
         let by_value = ruling.judge.as_ref().is_ok_and(|judge| judge.is_by_value());
         let offer = next.filter(|_| by_value).and_then(|next| asking.meter.offer(&next.model));
@@ -231,7 +245,7 @@ impl<'a> Watch<'a> {
         };
         tokens.iter().any(|token| {
             growing.push(token);
-            judge.is_unlikely(growing)
+            !token.end && judge.is_unlikely(growing)
         })
     }
 

@@ -159,7 +159,8 @@ impl Inquirer<'_> {
     /// The client's own, without what only it reads and what would make all samples the same.
     fn sampling(&self) -> Sampling {
         let given = self.chat.sampling.clone();
-        Sampling { seed: None, logprobs: false, top_logprobs: 0, include_usage: false, ..given }
+        let free = Sampling { seed: None, top_k: None, top_p: None, min_p: None, ..given };
+        Sampling { logprobs: false, top_logprobs: 0, include_usage: false, ..free }
     }
 
     /// What the client asked, once more.

@@ -3,7 +3,9 @@
 //! Keys: `model`, `id`, `right`, `file` (the SHA-256 of the model's file), `logprobs` per token,
 //! and `margins`, or `top_logprobs` per token from which they follow; where there are `entropies`
 //! per token and `finish` (`stop`: ended by itself), features of them too; `text` and `task`, where
-//! answers are compared or picked by them. Promises: one answer per
+//! answers are compared or picked by them. A gate counts the token that ends a turn, which the API does not
+//! show: where `completion_tokens` says that it is missing, it is read off `scores` (`sum_logprob`,
+//! `margin`), which count it. Promises: one answer per
 //! id, the last; constrained answers (`form`) and answers without tokens are left out and counted;
 //! a line cut off at the end of the file is ignored, any other bad line is named.
 
@@ -13,6 +15,9 @@ use serde::Deserialize;
 
 use crate::confidence::{Feature, Graded, Running, Source};
 use crate::request::Trace;
+
+/// How far off a number of a record is: four decimals, two of them subtracted.
+const ROUNDED: f32 = 2e-4;
 
 /// The graded answers of one model file.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +70,9 @@ struct Record {
     margins: Option<Vec<f32>>,
     top_logprobs: Option<Vec<Vec<f32>>>,
     entropies: Option<Vec<f32>>,
+    completion_tokens: Option<usize>,
+    #[serde(default)]
+    scores: BTreeMap<String, f64>,
 }
 
 impl Records {
@@ -147,10 +155,31 @@ impl Record {
             return Err(format!("{tokens} logprobs, but {} entropies", entropies.len()));
         }
         let ended = self.finish.as_deref() == Some("stop");
-        let trace = Trace { logprobs: self.logprobs, margins, entropies, ended };
+        let mut trace = Trace { logprobs: self.logprobs, margins, entropies, ended };
+        if ended && self.completion_tokens == Some(tokens + 1) {
+            add_end(&mut trace, &self.scores)?;
+        }
         let features = Running::of(&trace).features().ok_or("no token")?;
         Ok(Answered { graded: Graded { features, right: self.right.unwrap_or(false) }, trace })
     }
+}
+
+/// Adds the token that ended the turn. Its log-probability is what is missing of the sum; its margin is
+/// the smallest, where no other token has it, else it is not known and taken to be usual.
+fn add_end(trace: &mut Trace, scores: &BTreeMap<String, f64>) -> Result<(), String> {
+    let score = |feature: Feature| scores.get(feature.name()).copied();
+    let (Some(sum), Some(least)) = (score(Feature::SumLogprob), score(Feature::Margin)) else {
+        return Err("the token that ended the turn is not among the logprobs, and no scores tell of it".to_owned());
+    };
+    let mean = |all: &[f32]| all.iter().sum::<f32>() / all.len() as f32;
+    let shown: f64 = trace.logprobs.iter().map(|logprob| f64::from(*logprob)).sum();
+    let least = least as f32;
+    let is_least = trace.margins.iter().all(|margin| *margin > least + ROUNDED);
+    let margin = if is_least { least } else { mean(&trace.margins) };
+    trace.logprobs.push((sum - shown).min(0.0) as f32);
+    trace.margins.push(margin);
+    trace.entropies.push(mean(&trace.entropies));
+    Ok(())
 }
 
 /// The gap of logits between the two likeliest tokens is that of their log-probabilities.

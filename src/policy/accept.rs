@@ -97,7 +97,7 @@ impl<'s> Compiler<'s, '_> {
             }
         };
         let known = named.as_ref().map(|named| &*named.calibration);
-        let audit = self.audit(accept, models, asked.alpha, known)?;
+        let audit = self.audit(accept, models, (asked.alpha, asked.risk), known)?;
         let granted = granted.map(|grant| Arc::new(Grant { audit, ..grant }));
         let calibration = named.map(|named| named.calibration);
         if let Some(missing) = what_is_missing(&asked, &granted, calibration.as_deref(), hold_back) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::compile::Compiler;
 use super::form::{Entry, Section, suggest};
-use crate::confidence::{Auditing, Calibration, Compare, Form, Grader};
+use crate::confidence::{Auditing, Calibration, Compare, Form, Grader, Risk};
 use crate::request::ModelId;
 
 const USUAL_SHARE: f64 = 0.05;
@@ -25,7 +25,7 @@ impl<'s> Compiler<'s, '_> {
         &mut self,
         accept: &Section<'_, 's>,
         models: &[ModelId],
-        alpha: f64,
+        (alpha, risk): (f64, Risk),
         calibration: Option<&Calibration>,
     ) -> Option<Option<Auditing>> {
         let Some(entry) = accept.table.get("audit") else {
@@ -42,7 +42,7 @@ impl<'s> Compiler<'s, '_> {
         };
         let (share, allowance, grader) = (share?.unwrap_or(USUAL_SHARE), allowance?, grader?);
         if let Some(calibration) = calibration {
-            self.check_measure(&audit, calibration, &grader, allowance)?;
+            self.check_measure(&audit, calibration, &grader, (allowance, risk))?;
         }
         let audited = Auditing::new(share, grader, allowance.unwrap_or(0.0));
         if alpha + audited.allowance >= 1.0 {
@@ -134,9 +134,18 @@ impl<'s> Compiler<'s, '_> {
         audit: &Section<'_, 's>,
         calibration: &Calibration,
         grader: &Grader,
-        allowance: Option<f64>,
+        (allowance, risk): (Option<f64>, Risk),
     ) -> Option<()> {
         let rate = |with: Option<&str>| with.map_or("errors".to_owned(), |with| format!("disagreement with {with}"));
+        if risk == Risk::Regret && allowance.is_none() {
+            let message = format!(
+                "{}: regret is promised, which nobody who grades one answer measures; say with allowance = N how far the \
+                 rate measured may lie above the promised one while the promise holds",
+                audit.title
+            );
+            self.form.problem(audit.span.clone(), message);
+            return None;
+        }
         let (promised, measured) = (calibration.grader.as_deref(), grader.measures());
         if promised == measured || allowance.is_some() {
             return Some(());

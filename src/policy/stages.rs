@@ -172,12 +172,28 @@ impl<'s> Compiler<'s, '_> {
             }
             None => usual.accept.clone(),
         };
+        self.check_hold_back(draft, accept.as_deref());
         let skip = match draft.own("skip_local") {
             Some((own, entry)) => self.skip(&own.title, entry, alone).map(Some),
             None => Some(usual.skip.clone()),
         };
         let gate = Gate { accept: accept?, hold_back: hold_back? };
         Some(Stage { model: draft.model.clone(), gate: Some(gate), skip: skip? })
+    }
+
+    /// What is known of the whole answer only cannot be asked after a part of it.
+    fn check_hold_back(&mut self, draft: &Draft<'_, 's>, accept: Option<&Accept>) {
+        let (Some((own, entry)), Some(accept)) = (draft.own("hold_back"), accept) else { return };
+        let needs_all = match accept {
+            Accept::Value(_) => true,
+            Accept::Threshold(judge) => judge.measure.is_of_the_whole(),
+            Accept::Promise { granted, .. } => granted.as_ref().is_ok_and(|it| it.judge.measure.is_of_the_whole()),
+        };
+        if needs_all && entry.get_ref().as_str() != Some("all") {
+            let message =
+                format!("{}: hold_back: what this stage goes by is known of the whole answer only", own.title);
+            self.form.problem(entry.span(), message);
+        }
     }
 
     /// What is asked for money by value must have a price.
