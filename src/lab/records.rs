@@ -188,3 +188,43 @@ fn margin(top: &[f32]) -> Option<f32> {
     falling.sort_by(|a, b| b.total_cmp(a));
     Some(falling.first()? - falling.get(1)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn answer(more: Value) -> Value {
+        let mut record = json!({"model": "local/s", "id": "a", "right": true, "file": "ab", "finish": "stop",
+            "logprobs": [-0.5, -0.25], "margins": [3.0, 1.0]});
+        record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        record
+    }
+
+    fn read(more: Value) -> Result<Answered, String> {
+        let records = Records::parse(&answer(more).to_string(), "local/s")?;
+        Ok(records.answers["a"].clone())
+    }
+
+    #[test]
+    fn the_token_that_ended_the_turn_is_read_off_the_scores_that_count_it() {
+        let scores = json!({"sum_logprob": -2.75, "margin": 0.125});
+        let answered = read(json!({"completion_tokens": 3, "scores": scores})).unwrap();
+        let get = |feature| answered.graded.features.get(feature);
+        assert_eq!((get(Feature::SumLogprob), get(Feature::MinLogprob), get(Feature::Margin)), (-2.75, -2.0, 0.125));
+        assert!((get(Feature::LogTokens).exp() - 3.0).abs() < 1e-9 && answered.trace.ended);
+        let usual = read(json!({"completion_tokens": 3, "scores": {"sum_logprob": -0.75, "margin": 1.0}})).unwrap();
+        assert_eq!(usual.graded.features.get(Feature::Margin), 1.0);
+        assert_eq!(usual.trace.logprobs[2], 0.0);
+    }
+
+    #[test]
+    fn an_answer_whose_end_nothing_tells_of_is_refused() {
+        let why = read(json!({"completion_tokens": 3})).unwrap_err();
+        assert!(why.starts_with("line 1: the token that ended the turn"), "{why}");
+        assert_eq!(read(json!({"completion_tokens": 2})).unwrap().trace.logprobs.len(), 2);
+        let cut = read(json!({"completion_tokens": 3, "finish": "length"})).unwrap();
+        assert_eq!(cut.trace.logprobs.len(), 2, "it was cut off: there is no end");
+    }
+}

@@ -1,8 +1,8 @@
 //! What a gate that was asked for a promise does, and what is told of it.
 
 use super::{
-    Arc, AttemptOutcome, Error, Fake, Gate, Grant, HoldBack, House, Kind, LOCAL, OnFailure, Origin, Reason, Told, UP,
-    Uncertified, cascade, down, end, failing, fake, large, promised, say, say_on,
+    Arc, AttemptOutcome, Error, Fake, Gate, Grant, HoldBack, House, Kind, LOCAL, OnFailure, Origin, Plan, Reason, Told,
+    UP, Uncertified, cascade, down, end, failing, fake, large, min_gate, promised, say, say_on, stage,
 };
 use crate::confidence::{Calibration, Risk};
 use crate::error::Retry;
@@ -97,4 +97,17 @@ async fn a_local_model_that_fails_leaves_nothing_to_certify() {
     let local = failing(Error::new(Kind::Unavailable, Origin::Local, "it is down").retry(Retry::Elsewhere));
     let told = told(&local, |house| house, certified(None)).await;
     assert_eq!((told.text(), told.certificate.as_deref()), ("big", None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_says_nothing_of_what_an_earlier_stage_let_through() {
+    let (first, local, up) = (answering(-5.0), answering(-0.01), large());
+    let house = House::of(&[("local/first", &first), (LOCAL, &local), (UP, &up)]);
+    let stages = vec![
+        stage("local/first", Some(min_gate(HoldBack::All))),
+        stage(LOCAL, Some(certified(Some(0.5)))),
+        stage(UP, None),
+    ];
+    let told = house.ask(Plan::Cascade { stages, on_failure: OnFailure::Error, pin: None }).await;
+    assert_eq!((told.text(), told.certificate.as_deref()), ("small", Some("uncertified; why=keep_rule")));
 }

@@ -113,3 +113,15 @@ fn only_a_promise_is_audited() {
         assert!(problems.len() == 1 && problems[0].contains("unknown key \"audit\""), "{problems:?}");
     }
 }
+
+#[test]
+fn regret_is_what_nobody_who_grades_one_answer_measures() {
+    let accept = |allowance: &str| {
+        format!(
+            "{{ max_error = 0.1, risk = \"regret\", calibration = \"c.json\", audit = {{ by = \"feedback\"{allowance} }} }}"
+        )
+    };
+    let problems = compile(&accept(""), "").unwrap_err();
+    assert!(problems[0].to_string().contains("regret is promised"), "{problems:?}");
+    compile(&accept(", allowance = 0.2"), "").unwrap();
+}

@@ -154,6 +154,11 @@ fn what_cannot_be_is_refused_on_its_line() {
         ),
         (format!("{two}, {SCORE}, pin = {{ time_to_live = \"long\" }}"), "\"time_to_live\" must be a time such as"),
         (
+            "cascade = [{ model = \"small\", hold_back = 4 }, \"up/mini\"], accept = { value = \"v.json\", usd_per_hour = 1 }"
+                .to_owned(),
+            "what this stage goes by is known of the whole answer only",
+        ),
+        (
             format!("cascade = [\"small\", {{ model = \"up/mini\", hold_back = 4 }}], {SCORE}"),
             "stage 2: the last stage has no gate",
         ),
