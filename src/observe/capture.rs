@@ -5,9 +5,9 @@
 //! and redaction happen on the writer's thread; files are readable by their owner only. Opened by
 //! [`super::Metrics`] where the configuration says so.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -119,12 +119,41 @@ impl Rotating {
         if size > self.max_bytes {
             return Err(io::Error::other(format!("{size} bytes are more than max_bytes")));
         }
+        if !self.in_place()? {
+            self.begin()?;
+        }
         if self.bytes + size > self.max_bytes {
             self.rotate()?;
         }
-        self.open.write_all(line)?;
+        self.whole(|open| open.write_all(line))?;
         self.bytes += size;
         Ok(())
+    }
+
+    /// Whether the file that is written is still the one of that name.
+    fn in_place(&self) -> io::Result<bool> {
+        let open = self.open.metadata()?;
+        match fs::metadata(&self.file) {
+            Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        let open = append(&self.file)?;
+        self.bytes = open.metadata()?.len();
+        self.open = open;
+        Ok(())
+    }
+
+    /// Writes all of a line, or leaves none of it.
+    fn whole(&mut self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+        let written = write(&mut self.open);
+        if written.is_err() {
+            self.open.set_len(self.bytes)?;
+        }
+        written
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -132,13 +161,11 @@ impl Rotating {
             ignore_missing(fs::rename(self.full(place), self.full(place + 1)))?;
         }
         if self.keep > 0 {
-            fs::rename(&self.file, self.full(1))?;
+            ignore_missing(fs::rename(&self.file, self.full(1)))?;
         } else {
-            fs::remove_file(&self.file)?;
+            ignore_missing(fs::remove_file(&self.file))?;
         }
-        self.open = append(&self.file)?;
-        self.bytes = 0;
-        Ok(())
+        self.begin()
     }
 
     fn full(&self, place: u32) -> PathBuf {
@@ -149,7 +176,12 @@ impl Rotating {
 }
 
 fn append(file: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(file)
+    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(file)?;
+    let found = open.metadata()?;
+    if found.is_file() && found.mode() & 0o777 != 0o600 {
+        open.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(open)
 }
 
 fn ignore_missing(done: io::Result<()>) -> io::Result<()> {
@@ -163,20 +195,71 @@ fn ignore_missing(done: io::Result<()>) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn settings(folder: &Path) -> Capture {
+        let file = folder.join("capture.jsonl");
+        Capture { file, max_bytes: 20, keep: 2, redact_secrets: true, text: true, share: 1.0 }
+    }
+
+    fn read(folder: &Path, name: &str) -> String {
+        fs::read_to_string(folder.join(name)).unwrap()
+    }
+
     #[test]
     fn a_full_file_makes_room_and_no_more_are_kept_than_asked_for() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("capture.jsonl");
-        let settings =
-            Capture { file: file.clone(), max_bytes: 20, keep: 2, redact_secrets: true, text: true, share: 1.0 };
-        let mut rotating = Rotating::open(&settings).unwrap();
+        let mut rotating = Rotating::open(&settings(folder.path())).unwrap();
         for line in ["first line\n", "second line\n", "third line\n", "fourth line\n"] {
             rotating.write(line.as_bytes()).unwrap();
         }
         assert!(rotating.write(&[b'x'; 21]).is_err());
-        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        let read = |name: &str| read(folder.path(), name);
         assert_eq!(read("capture.jsonl"), "fourth line\n");
         assert_eq!((read("capture.jsonl.1"), read("capture.jsonl.2")), ("third line\n".into(), "second line\n".into()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_file_that_was_taken_away_begins_anew_and_the_full_ones_stay_where_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let mut rotating = Rotating::open(&settings).unwrap();
+        rotating.write(b"first line\n").unwrap();
+        rotating.write(b"second line\n").unwrap();
+        fs::remove_file(&settings.file).unwrap();
+        rotating.write(b"third line\n").unwrap();
+        assert_eq!(read(folder.path(), "capture.jsonl"), "third line\n");
+        fs::remove_file(&settings.file).unwrap();
+        rotating.rotate().unwrap();
+        rotating.write(b"fourth line\n").unwrap();
+        assert_eq!(read(folder.path(), "capture.jsonl"), "fourth line\n");
+        fs::rename(&settings.file, folder.path().join("moved")).unwrap();
+        rotating.write(b"fifth line\n").unwrap();
+        assert_eq!(
+            (read(folder.path(), "capture.jsonl"), read(folder.path(), "moved")),
+            ("fifth line\n".into(), "fourth line\n".into())
+        );
+        assert_eq!(read(folder.path(), "capture.jsonl.2"), "first line\n");
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_whole_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rotating = Rotating::open(&settings(folder.path())).unwrap();
+        rotating.write(b"a line\n").unwrap();
+        let torn = rotating.whole(|open| open.write_all(b"half").and(Err(io::ErrorKind::StorageFull.into())));
+        assert_eq!(torn.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        rotating.write(b"another\n").unwrap();
+        assert_eq!(read(folder.path(), "capture.jsonl"), "a line\nanother\n");
+    }
+
+    #[test]
+    fn a_file_that_was_there_becomes_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        fs::write(&settings.file, "a line\n").unwrap();
+        fs::set_permissions(&settings.file, Permissions::from_mode(0o644)).unwrap();
+        Rotating::open(&settings).unwrap();
+        assert_eq!(fs::metadata(&settings.file).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(read(folder.path(), "capture.jsonl"), "a line\n");
     }
 }
