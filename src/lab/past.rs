@@ -10,7 +10,7 @@ use std::io::BufRead;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::eval::answers::{Answer, Asked};
 use super::eval::found::{Model, features};
@@ -142,11 +142,15 @@ impl Attempt {
 /// Whether texts are texts, and not their lengths and hashes.
 fn has_texts(body: &Value) -> bool {
     match body {
-        Value::Object(members) if members.contains_key("sha256") && members.contains_key("chars") => false,
+        Value::Object(members) if hides(members) => false,
         Value::Object(members) => members.values().all(has_texts),
         Value::Array(items) => items.iter().all(has_texts),
         _ => true,
     }
+}
+
+fn hides(members: &Map<String, Value>) -> bool {
+    members.contains_key("sha256") && ["chars", "tokens"].iter().any(|size| members.contains_key(*size))
 }
 
 /// The rows of a data set with the recorded answers of every model: quality is known on all sides.
