@@ -10,7 +10,7 @@ use std::io::BufRead;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::eval::answers::{Answer, Asked};
 use super::eval::found::{Model, features};
@@ -74,6 +74,7 @@ struct Decision {
 #[derive(Deserialize)]
 struct Attempt {
     model: String,
+    stage: Option<usize>,
     outcome: String,
     reason: Option<String>,
     cost_usd: Option<f64>,
@@ -117,16 +118,33 @@ pub fn read_capture(file: &Path) -> Result<Log, String> {
 impl Line {
     fn past(self) -> Option<Past> {
         let (served, decision) = (self.served_by.unwrap_or_default(), self.decision);
-        let recorded = |attempt: Attempt| (ModelId::new(attempt.model.as_str()), attempt.recorded());
         Some(Past {
             id: self.id?,
             kind: self.kind?,
             tenant: self.tenant.unwrap_or_default(),
             body: self.request.filter(has_texts)?,
             was: decision.map_or_else(String::new, |decision| format!("{} → {served}", decision.rule)),
-            records: self.attempts.into_iter().filter(|attempt| attempt.outcome != "skipped").map(recorded).collect(),
+            records: records(self.attempts),
         })
     }
+}
+
+/// By model; what was asked for evidence on a stage's answer belongs to the cost of that answer.
+fn records(attempts: Vec<Attempt>) -> BTreeMap<ModelId, Recorded> {
+    let mut records: BTreeMap<ModelId, Recorded> = BTreeMap::new();
+    let mut of_stage: BTreeMap<Option<usize>, ModelId> = BTreeMap::new();
+    for attempt in attempts.into_iter().filter(|attempt| attempt.outcome != "skipped") {
+        if attempt.reason.as_deref() == Some("evidence") {
+            if let Some(record) = of_stage.get(&attempt.stage).and_then(|model| records.get_mut(model)) {
+                record.usd = record.usd.zip(attempt.cost_usd).map(|(own, more)| own + more);
+            }
+            continue;
+        }
+        let model = ModelId::new(attempt.model.as_str());
+        of_stage.insert(attempt.stage, model.clone());
+        records.insert(model, attempt.recorded());
+    }
+    records
 }
 
 impl Attempt {
@@ -134,7 +152,8 @@ impl Attempt {
         let known = self
             .features
             .map(|all| Features::of(|feature: Feature| all.get(feature.name()).copied().flatten().unwrap_or(f64::NAN)));
-        let broken_off = self.reason.as_deref() == Some("early_low_confidence") || self.outcome == "canceled";
+        let early = matches!(self.reason.as_deref(), Some("early_low_confidence" | "early_unlikely"));
+        let broken_off = early || self.outcome == "canceled";
         Recorded { features: known, broken_off, quality: None, usd: self.cost_usd }
     }
 }
@@ -142,11 +161,15 @@ impl Attempt {
 /// Whether texts are texts, and not their lengths and hashes.
 fn has_texts(body: &Value) -> bool {
     match body {
-        Value::Object(members) if members.contains_key("sha256") && members.contains_key("chars") => false,
+        Value::Object(members) if hides(members) => false,
         Value::Object(members) => members.values().all(has_texts),
         Value::Array(items) => items.iter().all(has_texts),
         _ => true,
     }
+}
+
+fn hides(members: &Map<String, Value>) -> bool {
+    members.contains_key("sha256") && ["chars", "tokens"].iter().any(|size| members.contains_key(*size))
 }
 
 /// The rows of a data set with the recorded answers of every model: quality is known on all sides.

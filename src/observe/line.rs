@@ -15,8 +15,24 @@ use crate::control::Capture;
 use crate::policy::Redactor;
 use crate::request::Verdict;
 
-/// Members whose values are no client's text.
-const PLAIN: [&str; 6] = ["model", "role", "type", "object", "reasoning_effort", "service_tier"];
+/// Where, without its arrays, a body holds what is no client's text.
+const PLAIN: [&[&str]; 9] = [
+    &["model"],
+    &["reasoning_effort"],
+    &["service_tier"],
+    &["messages", "role"],
+    &["messages", "content", "type"],
+    &["messages", "tool_calls", "type"],
+    &["response_format", "type"],
+    &["tools", "type"],
+    &["tool_choice", "type"],
+];
+
+/// Where texts may stand as the numbers of their tokens.
+const TOKENS: [&[&str]; 2] = [&["prompt"], &["input"]];
+
+/// Members below which clients choose the names: of their own, and of schemas.
+const OWN_NAMES: [&str; 4] = ["metadata", "schema", "parameters", "guided_json"];
 
 /// How lines are rendered.
 #[derive(Debug)]
@@ -50,7 +66,7 @@ impl Lines {
     }
 
     fn request(&self, time: &str, receipt: &Receipt, captured: &Captured) -> Value {
-        let body = serde_json::from_slice(&captured.body).map_or(Value::Null, |body| self.hide("", body));
+        let body = serde_json::from_slice(&captured.body).map_or(Value::Null, |body| self.hide(&[], body));
         let decision = receipt.decided.as_ref().map(|decided| {
             let (policy, rule, plan) = (&*decided.policy, &*decided.rule, decided.plan.name());
             json!({"policy": policy, "rule": rule, "generation": decided.generation, "plan": plan})
@@ -62,7 +78,7 @@ impl Lines {
             "model": &*receipt.asked,
             "kind": captured.kind,
             "request": body,
-            "answer": answer(captured).map(|text| self.hide("", Value::String(text))),
+            "answer": answer(captured).map(|text| self.hide(&[], Value::String(text))),
             "served_by": receipt.served_by.as_ref().map(|model| model.as_str()),
             "outcome": receipt.outcome.name(),
             "decision": decision,
@@ -76,22 +92,35 @@ impl Lines {
         })
     }
 
-    /// The value without what must not be kept; `name` is the member it stands under.
-    fn hide(&self, name: &str, value: Value) -> Value {
+    /// The value without what must not be kept; `place` is the members it stands under.
+    fn hide(&self, place: &[&str], value: Value) -> Value {
         match value {
-            Value::String(text) if PLAIN.contains(&name) => Value::String(text),
-            Value::String(text) if !self.text => {
-                let hash: String =
-                    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-                json!({"chars": text.chars().count(), "sha256": hash})
+            Value::String(text) if PLAIN.contains(&place) => Value::String(text),
+            Value::String(text) if !self.text => json!({"chars": text.chars().count(), "sha256": sha256(&text)}),
+            Value::String(text) => Value::String(self.redacted(place.last().copied().unwrap_or_default(), text)),
+            Value::Array(items) if !self.text && TOKENS.contains(&place) && items.iter().any(Value::is_number) => {
+                json!({"tokens": items.len(), "sha256": sha256(&Value::Array(items).to_string())})
             }
-            Value::String(text) => Value::String(self.redacted(name, text)),
-            Value::Array(items) => Value::Array(items.into_iter().map(|item| self.hide(name, item)).collect()),
+            Value::Array(items) => Value::Array(items.into_iter().map(|item| self.hide(place, item)).collect()),
             Value::Object(members) => {
-                let hidden = members.into_iter().map(|(name, value)| (name.clone(), self.hide(&name, value)));
+                let hidden = members.into_iter().map(|(name, value)| {
+                    let within = [place, &[&name]].concat();
+                    (self.name(place, &name), self.hide(&within, value))
+                });
                 Value::Object(hidden.collect::<Map<String, Value>>())
             }
             other => other,
+        }
+    }
+
+    /// The name of a member of what stands at `place`.
+    fn name(&self, place: &[&str], name: &str) -> String {
+        let own = place.iter().any(|member| OWN_NAMES.contains(member));
+        match &self.redactor {
+            _ if !own => name.to_owned(),
+            _ if !self.text => format!("sha256:{}", sha256(name)),
+            Some(redactor) => redactor.redact(name),
+            None => name.to_owned(),
         }
     }
 
@@ -102,6 +131,10 @@ impl Lines {
             None => text,
         }
     }
+}
+
+fn sha256(text: &str) -> String {
+    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn attempt(attempt: &AttemptReceipt) -> Value {
@@ -154,21 +187,62 @@ mod tests {
 
     #[test]
     fn secrets_are_taken_out_by_their_form_and_by_their_name() {
-        let hidden = lines(true, true).hide("", body());
+        let hidden = lines(true, true).hide(&[], body());
         assert_eq!(hidden["messages"][0]["content"], "card [card]");
         assert_eq!(
             (&hidden["password"], &hidden["model"], &hidden["n"]),
             (&json!("[password]"), &json!("auto"), &json!(2))
         );
-        assert_eq!(lines(false, true).hide("", body()), body());
+        assert_eq!(lines(false, true).hide(&[], body()), body());
     }
 
     #[test]
     fn without_text_lengths_and_hashes_stay() {
-        let hidden = lines(true, false).hide("", body());
+        let hidden = lines(true, false).hide(&[], body());
         assert_eq!(hidden["messages"][0]["content"]["chars"], 24);
         assert_eq!((&hidden["messages"][0]["role"], &hidden["n"]), (&json!("user"), &json!(2)));
         assert!(!hidden.to_string().contains("4111") && !hidden.to_string().contains("hunter"));
+    }
+
+    #[test]
+    fn without_text_no_token_of_a_prompt_stays() {
+        for (member, prompt, tokens) in
+            [("prompt", json!([71, 72, 73]), "/tokens"), ("input", json!([[71, 72, 73]]), "/0/tokens")]
+        {
+            let body = json!({member: prompt, "n": 1});
+            let hidden = lines(true, false).hide(&[], body.clone());
+            assert_eq!((hidden[member].pointer(tokens), &hidden["n"]), (Some(&json!(3)), &json!(1)));
+            assert!(!hidden.to_string().contains("[71"), "{hidden}");
+            assert_eq!(lines(true, true).hide(&[], body.clone()), body);
+        }
+    }
+
+    #[test]
+    fn a_text_does_not_stay_because_of_the_name_it_stands_under() {
+        let said = json!({"type": "umbrella", "role": "umbrella", "model": "umbrella", "object": "umbrella"});
+        let body = json!({"model": "auto", "metadata": said, "tools": [{"type": "function", "function": said}],
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "umbrella", "extra": said}]}],
+            "messages.role": "umbrella", "object": "umbrella"});
+        let hidden = lines(true, false).hide(&[], body);
+        assert!(!hidden.to_string().contains("umbrella"), "{hidden}");
+        assert_eq!((&hidden["model"], &hidden["tools"][0]["type"]), (&json!("auto"), &json!("function")));
+        let message = &hidden["messages"][0];
+        assert_eq!((&message["role"], &message["content"][0]["type"]), (&json!("user"), &json!("text")));
+        let secret = lines(true, true).hide(&[], json!({"metadata": {"type": "card 4111 1111 1111 1111"}}));
+        assert_eq!(secret["metadata"]["type"], "card [card]");
+    }
+
+    #[test]
+    fn names_that_clients_choose_are_hidden_like_texts() {
+        let own = json!({"4111 1111 1111 1111": {"umbrella": 1}});
+        let body = json!({"metadata": own, "tools": [{"function": {"parameters": {"properties": own}}}],
+            "response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": own}}}});
+        let redacted = lines(true, true).hide(&[], body.clone());
+        assert!(!redacted.to_string().contains("4111"), "{redacted}");
+        assert_eq!(redacted["metadata"]["[card]"]["umbrella"], 1);
+        let hidden = lines(true, false).hide(&[], body.clone()).to_string();
+        assert!(!hidden.contains("4111") && !hidden.contains("umbrella"), "{hidden}");
+        assert_eq!(lines(false, true).hide(&[], body.clone()), body);
     }
 
     #[test]

@@ -92,6 +92,49 @@ fn a_stricter_policy_sends_up_what_it_pays_for_and_a_looser_one_does_not_guess()
 }
 
 #[test]
+fn an_answer_given_up_as_unlikely_broke_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("capture.jsonl");
+    fs::write(&file, line("a", -1.0, "early_unlikely", true)).unwrap();
+    let loose = outcomes(&read_capture(&file).unwrap(), "-1.5");
+    assert!(matches!(&loose[0].fate, Fate::Unknown(why) if why.to_string().contains("local/s broke off")));
+}
+
+#[test]
+fn evidence_is_no_answer_and_is_paid_for_by_the_answer_it_speaks_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("capture.jsonl");
+    let own = r#"{"model":"local/s","stage":0,"outcome":"discarded","reason":"low_confidence","cost_usd":0.25,"features":{"min_logprob":-1}}"#;
+    let evidence = |model: &str, cost: &str| {
+        format!(
+            r#"{{"model":"{model}","stage":0,"outcome":"discarded","reason":"evidence","cost_usd":{cost},"features":null}}"#
+        )
+    };
+    let up = r#"{"model":"up/l","stage":1,"outcome":"served","reason":"accepted","cost_usd":4}"#;
+    let line = |evidence: &[String]| {
+        let attempts = [&[own.to_owned()], evidence, &[up.to_owned()]].concat().join(",");
+        format!("{{\"id\":\"a\",\"kind\":\"chat\",\"request\":{{}},\"attempts\":[{attempts}]}}\n")
+    };
+    let known = line(&[evidence("local/s", "0.5"), evidence("up/l", "1")]);
+    fs::write(&file, known + &line(&[evidence("up/m", "null")])).unwrap();
+    let log = read_capture(&file).unwrap();
+    let of = |request: usize, model: &str| log.requests[request].records.get(&ModelId::new(model));
+    assert!(of(0, "local/s").unwrap().features.is_some());
+    assert_eq!((of(0, "local/s").unwrap().usd, of(0, "up/l").unwrap().usd), (Some(1.75), Some(4.0)));
+    assert_eq!((of(1, "local/s").unwrap().usd, of(1, "up/m").is_none()), (None, true));
+}
+
+#[test]
+fn a_prompt_of_hidden_tokens_cannot_be_decided_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("capture.jsonl");
+    let hidden = r#"{"id":"h","kind":"text","request":{"model":"auto","prompt":{"tokens":3,"sha256":"ab"}}}"#;
+    fs::write(&file, hidden).unwrap();
+    let log = read_capture(&file).unwrap();
+    assert_eq!((log.left_out, log.requests.len()), (1, 0));
+}
+
+#[test]
 fn what_changes_is_counted_by_its_rule_with_examples() {
     let log = log();
     let before: Vec<String> = log.requests.iter().map(|past| past.was.clone()).collect();
