@@ -4,10 +4,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
+use super::union::Member;
 use super::{Labels, Made, Settings, Slice, Sources, Tasks, Union, Upstream, Wanted, calibrate};
 use crate::confidence::bounds::{smallest_n, upper_bound};
-use crate::confidence::certify::{Promise, Risk};
-use crate::confidence::{Basis, Calibration, Feature, Score};
+use crate::confidence::certify::{Promise, Risk, Row};
+use crate::confidence::{Basis, Calibration, Certificate, Feature, Score};
 use crate::lab::records::Records;
 
 const PLATT: Wanted = Wanted::Platt(Feature::SumLogprob);
@@ -306,6 +307,28 @@ fn the_whole_has_a_test_of_its_own_on_labels_that_no_threshold_saw() {
     assert_eq!(found.at_most, upper_bound(found.wrong, found.kept, delta));
     assert!(found.at_most < 0.35, "{found:?}");
     assert_eq!(union(60), None, "nothing is certified, so there is nothing to bound");
+}
+
+#[test]
+fn the_sample_of_the_whole_is_of_all_of_a_slice_though_only_a_part_of_it_is_drawn() {
+    let certificate = Certificate {
+        kind: Risk::Joint,
+        alpha: 0.5,
+        delta: 0.1,
+        threshold: 0.0,
+        rows: 400,
+        kept: 400,
+        wrong: 200,
+        attempt: 1,
+    };
+    // Of the large slice the first half, one task, is all right, and the other all wrong.
+    let large: Vec<Row> = (0..400).map(|place| Row { score: 1.0, loss: f64::from(u8::from(place >= 200)) }).collect();
+    let small = vec![Row { score: 1.0, loss: 0.0 }; 50];
+    let member = |name, rows| Member { name, share: 0.5, certificate: Some(&certificate), rows };
+    let promise = Promise::check(Risk::Joint, 0.5, 0.1).unwrap();
+    let union = Union::test(&[member("large", &large), member("small", &small)], promise, 1);
+    assert!((80..130).contains(&union.rows), "{union:?}");
+    assert!((15..36).contains(&union.wrong), "about half of the large slice's: {union:?}");
 }
 
 #[test]
