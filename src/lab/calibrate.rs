@@ -247,9 +247,8 @@ impl Prepared {
         };
         let measured: Vec<(f64, bool)> =
             self.rows.iter().map(|row| (value(&self.score, row), row.graded.right)).collect();
-        let quality = Quality::of(&measured, self.score.is_probability()).ok_or_else(|| {
-            format!("the {} answers kept for measuring are all right or all wrong; grade more", measured.len())
-        })?;
+        let quality = Quality::of(&measured, self.score.is_probability())
+            .ok_or("no answers are left to measure on; grade more")?;
         let certificate = certified.as_ref().zip(settings.certificate_promise());
         let attempt = settings.attempt(slice);
         let certificates = certificate.map(|(certified, promise)| certificate_of(certified, promise, attempt));

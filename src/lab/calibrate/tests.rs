@@ -82,7 +82,7 @@ fn every_kind_of_score_gives_a_file_that_parses_and_ranks() {
         assert_eq!(Calibration::parse(made.render().unwrap().as_bytes()).unwrap(), made);
         assert_eq!(made.fitted_rows + made.quality.rows, 600);
         assert_eq!((made.key.max_tokens, made.quality.ece.is_some()), (Some(64), wanted != "mean_logprob"));
-        assert!(wanted == "platt:margin" || made.quality.auroc > 0.65, "{wanted}: {:?}", made.quality);
+        assert!(wanted == "platt:margin" || made.quality.auroc.unwrap() > 0.65, "{wanted}: {:?}", made.quality);
     }
 }
 
@@ -115,6 +115,20 @@ fn a_certificate_keeps_what_its_labels_allow_and_says_which_attempt_it_was() {
     assert_eq!(certificate.rows, made.calibration.quality.rows);
     assert!(certificate.kept >= 38 && (certificate.wrong as f64) < 0.3 * certificate.kept as f64, "{certificate:?}");
     assert_eq!(Calibration::parse(made.calibration.render().unwrap().as_bytes()).unwrap(), made.calibration);
+}
+
+#[test]
+fn a_slice_without_an_error_is_certified_and_one_without_a_right_answer_spends_its_attempt() {
+    let all = |right: bool| {
+        let text: String =
+            (0..400).map(|id| record(id, right, &[-0.01 * (1 + id % 97) as f32]).to_string() + "\n").collect();
+        let settings = Settings { score: Wanted::Raw(Feature::SumLogprob), ..promising(Risk::Selective, 0.1) };
+        of_all(&alone(&text), &settings, 0).unwrap()
+    };
+    let (right, wrong) = (all(true), all(false));
+    assert_eq!((right.calibration.certificates[0].wrong, right.calibration.quality.auroc), (0, None));
+    assert!(wrong.refusal.is_some() && wrong.calibration.certificates.is_empty());
+    assert_eq!((wrong.calibration.attempts, wrong.calibration.quality.auroc), (1, None));
 }
 
 #[test]
