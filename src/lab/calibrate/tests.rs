@@ -346,15 +346,29 @@ fn the_sample_of_the_whole_is_of_all_of_a_slice_though_only_a_part_of_it_is_draw
 }
 
 #[test]
-fn a_question_and_its_paraphrases_stay_on_one_side() {
+fn a_question_and_its_paraphrases_stay_on_one_side_and_are_one_label_outside_the_fit() {
     let mut tasks = Tasks::default();
     let line =
         |id: usize| json!({"id": format!("row-{id}"), "task": "t", "group": format!("g{}", id / 40)}).to_string();
     tasks.read(&(0..600).map(line).collect::<Vec<_>>().join("\n")).unwrap();
     let sources = Sources { tasks, ..alone(&lines(600)) };
     let made = of_all(&sources, &settings(PLATT), 0).unwrap().calibration;
-    assert_eq!((made.fitted_rows % 40, made.quality.rows % 40), (0, 0));
+    assert_eq!((made.fitted_rows % 40, made.fitted_rows / 40 + made.quality.rows), (0, 15));
     assert_eq!(Tasks::default().read("{\"task\": 1}").unwrap_err().split(':').next(), Some("line 1"));
+}
+
+#[test]
+fn the_same_prompt_is_one_label_of_a_certificate_whatever_its_case_and_white_space() {
+    let mut tasks = Tasks::default();
+    let line = |id: usize| {
+        let prompt =
+            if id.is_multiple_of(2) { format!("What is {}?", id / 2) } else { format!("what  IS {}?\n", id / 2) };
+        json!({"id": format!("row-{id}"), "task": "t", "prompt": prompt}).to_string()
+    };
+    tasks.read(&(0..1600).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+    let sources = Sources { tasks, ..alone(&lines(1600)) };
+    let made = of_all(&sources, &promising(Risk::Selective, 0.3), 0).unwrap().calibration;
+    assert_eq!(made.fitted_rows / 2 + made.certificates[0].rows, 800);
 }
 
 #[test]
