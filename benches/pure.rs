@@ -209,7 +209,7 @@ fn judge(score: Score) -> Judge {
         inquiry: None,
         key: Key { template: None, sampler: Key::GREEDY.into(), constraint: None, max_tokens: None, hold_back: None },
         fitted_rows: 300,
-        quality: Quality { rows: 300, auroc: 0.75, ece: Some(0.03), brier: Some(0.2) },
+        quality: Quality { rows: 300, auroc: Some(0.75), ece: Some(0.03), brier: Some(0.2) },
         date: "2026-11-24".into(),
         attempts: 0,
         early: None,

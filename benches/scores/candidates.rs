@@ -125,7 +125,7 @@ pub(crate) fn calibration(read: &Rows, model: &str) -> Result<String, String> {
             hold_back: None,
         },
         fitted_rows: fit.len() as u64,
-        quality: Quality::of(&scored, true).ok_or("the test rows are all right or all wrong")?,
+        quality: Quality::of(&scored, true).ok_or("there are no test rows")?,
         date: "2026-11-24".to_owned(),
         attempts: 0,
         early: None,

@@ -4,6 +4,9 @@
 //! worth. Attempts at a certificate are counted in the files that stand there already, so that each
 //! spends its share. Called by `main`.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -126,7 +129,8 @@ impl Calibrate {
             let title = if slices.len() > 1 { format!("{}: ", slice.name) } else { String::new() };
             match made {
                 Ok(made) => {
-                    write(&self.file(&slice.name), &made.calibration.render()?)?;
+                    let text = made.calibration.render();
+                    problems.extend(text.and_then(|text| write(&self.file(&slice.name), &text)).err());
                     print!("{}", told(&title, &made));
                     problems.extend(made.refusal.map(|why| format!("slice \"{}\": no certificate: {why}", slice.name)));
                 }
@@ -135,7 +139,7 @@ impl Calibrate {
         }
         if let Some(union) = union {
             let json = serde_json::to_string_pretty(&union).map_err(|error| error.to_string())?;
-            write(&self.out.join("union.json"), &(json + "\n"))?;
+            problems.extend(write(&self.out.join("union.json"), &(json + "\n")).err());
             print!("{}", told_of_the_whole(&union));
         }
         if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
@@ -164,6 +168,9 @@ impl Calibrate {
         };
         if matches!(self.risk, WantedRisk::Regret) && self.upstream.is_none() {
             return Err("--risk regret compares with an upstream: name it with --upstream".to_owned());
+        }
+        if let Some(early) = self.early.filter(|early| !(*early > 0.0 && *early < 1.0)) {
+            return Err(format!("--early {early} is not between 0 and 1"));
         }
         Ok(Settings {
             model: self.model.clone(),
@@ -290,11 +297,11 @@ fn told(title: &str, made: &Made) -> String {
     let quality = &calibration.quality;
     let measure = |name: &str, value: Option<f64>| value.map_or(String::new(), |value| format!(", {name} {value:.3}"));
     let fitted = format!(
-        "{title}fitted on {} answers, measured on {} ({} without a label): auroc {:.3}{}{}\n",
+        "{title}fitted on {} answers, measured on {} ({} without a label): auroc {}{}{}\n",
         calibration.fitted_rows,
         quality.rows,
         made.left_out,
-        quality.auroc,
+        quality.auroc.map_or("–".to_owned(), |auroc| format!("{auroc:.3}")),
         measure("ece", quality.ece),
         measure("brier", quality.brier)
     );

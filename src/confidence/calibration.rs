@@ -99,8 +99,10 @@ impl Key {
 pub struct Quality {
     /// The rows measured on.
     pub rows: u64,
-    /// The chance that a right answer scores above a wrong one (ties: half).
-    pub auroc: f64,
+    /// The chance that a right answer scores above a wrong one (ties: half); `None` where the rows are
+    /// all right or all wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auroc: Option<f64>,
     /// Expected calibration error; `None` where the score is no probability.
     pub ece: Option<f64>,
     /// Mean squared error of the probability; `None` where the score is none.
@@ -230,7 +232,7 @@ impl Calibration {
 
 impl Quality {
     fn check(&self) -> Result<(), String> {
-        let shares = [("auroc", Some(self.auroc)), ("ece", self.ece), ("brier", self.brier)];
+        let shares = [("auroc", self.auroc), ("ece", self.ece), ("brier", self.brier)];
         shares.into_iter().try_for_each(|(key, share)| {
             let is_share = share.is_none_or(|share| (0.0..=1.0).contains(&share));
             require(is_share, || format!("quality.{key} {share:?} is not between 0 and 1"))

@@ -10,12 +10,12 @@ use super::Quality;
 const BINS: usize = 10;
 
 impl Quality {
-    /// The quality of a score over these rows; `None` unless both kinds are there.
+    /// The quality of a score over these rows; `None` without rows.
     pub fn of(rows: &[(f64, bool)], is_probability: bool) -> Option<Quality> {
         let if_probability = |share: Option<f64>| share.filter(|_| is_probability);
-        Some(Quality {
+        (!rows.is_empty()).then(|| Quality {
             rows: rows.len() as u64,
-            auroc: auroc(rows)?,
+            auroc: auroc(rows),
             ece: if_probability(ece(rows, BINS)),
             brier: if_probability(brier(rows)),
         })

@@ -12,6 +12,7 @@ mod labels;
 mod tests;
 mod union;
 
+use std::collections::HashSet;
 use std::str::FromStr;
 
 use super::early::{GivingUp, Saving};
@@ -190,6 +191,8 @@ pub fn calibrate(
 /// A slice before a label of its other side is looked at.
 struct Prepared {
     score: Score,
+    /// The labelled answers of the slice.
+    graded: usize,
     fitted: usize,
     /// For the certificate.
     rows: Vec<Labelled>,
@@ -208,7 +211,9 @@ struct Prepared {
 impl Prepared {
     fn of(sources: &Sources, slice: &Slice, settings: &Settings) -> Result<Prepared, String> {
         let (labelled, left_out) = label(sources, slice, settings)?;
+        let all = labelled.len();
         let (fit_side, other) = split(labelled, "", FIT_SHARE);
+        let other = first_of_groups(other);
         let (gold, other) = split(other, "gold ", settings.labels.gold_share());
         let (kept_back, rows) = split(other, "whole ", if settings.mix.is_empty() { 0.0 } else { UNION_SHARE });
         let graded: Vec<Graded> = fit_side.iter().map(|row| row.graded).collect();
@@ -220,7 +225,8 @@ impl Prepared {
         let plan = settings
             .certificate_promise()
             .map(|promise| Plan::new(promise.at_attempt(settings.attempt(slice)), grid.clone()));
-        Ok(Prepared { score, fitted: fit_side.len(), rows, kept_back, gold, left_out, grid, plan, giving_up })
+        let fitted = fit_side.len();
+        Ok(Prepared { score, graded: all, fitted, rows, kept_back, gold, left_out, grid, plan, giving_up })
     }
 
     fn losses(&self, rows: &[Labelled]) -> Vec<Row> {
@@ -247,9 +253,8 @@ impl Prepared {
         };
         let measured: Vec<(f64, bool)> =
             self.rows.iter().map(|row| (value(&self.score, row), row.graded.right)).collect();
-        let quality = Quality::of(&measured, self.score.is_probability()).ok_or_else(|| {
-            format!("the {} answers kept for measuring are all right or all wrong; grade more", measured.len())
-        })?;
+        let quality = Quality::of(&measured, self.score.is_probability())
+            .ok_or("no answers are left to measure on; grade more")?;
         let certificate = certified.as_ref().zip(settings.certificate_promise());
         let attempt = settings.attempt(slice);
         let certificates = certificate.map(|(certified, promise)| certificate_of(certified, promise, attempt));
@@ -282,7 +287,7 @@ impl Prepared {
     /// The refusal with how many answers of the slice are missing, all sides together.
     fn missing(&self, refusal: Refusal) -> String {
         let Refusal::TooFew { have, need } = refusal else { return refusal.to_string() };
-        let all = self.fitted + self.rows.len() + self.kept_back.len() + self.gold.len();
+        let all = self.graded;
         let more = ((need - have) * all).div_ceil(have.max(1));
         format!(
             "{have} labels, of {all} graded answers, are left for the certificate: they are too few to certify \
@@ -392,6 +397,12 @@ fn union(
 /// The rows whose group falls on this share, by a hash of its own for each purpose, and the others.
 fn split(rows: Vec<Labelled>, purpose: &str, share: f64) -> (Vec<Labelled>, Vec<Labelled>) {
     rows.into_iter().partition(|row| Split::of(&format!("{purpose}{}", row.group), share) == Split::Fit)
+}
+
+/// The first row of each group: a question and its paraphrases are one label, not several.
+fn first_of_groups(rows: Vec<Labelled>) -> Vec<Labelled> {
+    let mut seen = HashSet::new();
+    rows.into_iter().filter(|row| seen.insert(row.group.clone())).collect()
 }
 
 fn ids(rows: &[Labelled]) -> Vec<&str> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scorer::{Column, PENALTY, Scorer, Sight};
 use super::terms::Text;
-use crate::confidence::{Feature, Features, Running};
+use crate::confidence::{Feature, Features, Running, Source};
 use crate::request::{Ask, Prompt, Request, Role};
 
 /// The only form of the file.
@@ -137,11 +137,18 @@ impl Predictor {
         if let Some(odd) = local_sha256.as_ref().filter(|text| !is_sha256(text)) {
             return Err(format!("about.local_sha256 \"{odd}\" is not 64 hexadecimal digits"));
         }
-        let features = self.answer.iter().flat_map(|answer| &answer.features);
-        match features.into_iter().find(|(_, column)| !column.is_sound()) {
-            Some((feature, _)) => Err(format!("answer.features.{feature}: out of range")),
-            None => Ok(()),
+        for (feature, column) in self.answer.iter().flat_map(|answer| &answer.features) {
+            if feature.source() != Source::Tokens {
+                return Err(format!(
+                    "answer.features.{feature}: not told by the tokens of an answer, which is all that is read here; \
+                     train it without this feature"
+                ));
+            }
+            if !column.is_sound() {
+                return Err(format!("answer.features.{feature}: out of range"));
+            }
         }
+        Ok(())
     }
 
     /// What it was made of.

@@ -96,6 +96,10 @@ fn a_file_parses_to_what_was_rendered_and_what_is_wrong_is_said() {
     assert!(refused("\"local\":\"local/small\"", "\"local\":\" \"").contains("about.local is empty"));
     assert!(refused("\"local_sha256\":\"ab", "\"local_sha256\":\"xb").contains("64 hexadecimal"));
     assert!(refused("\"sum_logprob\"", "\"sum_logprobs\"").contains("unknown feature"));
+    for untold in ["\"p_true\"", "\"prompt_symbols\""] {
+        let error = refused("\"sum_logprob\"", untold);
+        assert!(error.contains("not told by the tokens of an answer"), "{error}");
+    }
     assert!(refused("\"about\"", "\"abut\"").contains("abut"));
     assert!(refused("\"buckets\":262144", "\"buckets\":1").contains("train it again"));
     let column = text.rfind("\"deviation\":").unwrap();

@@ -29,7 +29,7 @@ pub(super) fn calibration(score: Score) -> Calibration {
         fitted_rows: 300,
         quality: Quality {
             rows: 310,
-            auroc: 0.8125,
+            auroc: Some(0.8125),
             ece: is_probability.then_some(0.03),
             brier: is_probability.then_some(0.17),
         },
@@ -133,6 +133,16 @@ fn what_is_not_sound_is_refused_and_named() {
         let error = changed(score.clone(), pointer, value).unwrap_err();
         assert!(error.contains(told), "{pointer}: {error}");
     }
+}
+
+#[test]
+fn how_well_a_score_ranks_is_absent_where_no_answer_was_wrong() {
+    let [score, ..] = scores();
+    let mut unranked = calibration(score);
+    unranked.quality.auroc = None;
+    let text = unranked.render().unwrap();
+    assert!(!text.contains("auroc"), "{text}");
+    assert_eq!(Calibration::parse(text.as_bytes()).unwrap(), unranked);
 }
 
 #[test]

@@ -97,6 +97,13 @@ fn a_raw_score_has_no_calibration_error() {
 }
 
 #[test]
+fn rows_that_are_all_right_have_a_quality_but_no_ranking() {
+    let quality = Quality::of(&[(0.5, true), (1.0, true)], true).unwrap();
+    assert_eq!((quality.rows, quality.auroc, quality.brier), (2, None, Some(0.125)));
+    assert_eq!(Quality::of(&[], true), None);
+}
+
+#[test]
 fn a_threshold_is_inclusive_and_keeps_no_nan() {
     let rows = [(0.5, true), (0.5, false), (0.7, true), (f64::NAN, false), (0.4, false)];
     assert_eq!(kept_at(&rows, 0.5), (3, 1));

@@ -82,12 +82,14 @@ impl Tasks {
         self.0.get(id).and_then(|task| task.task.as_deref()).or(about.task.as_deref())
     }
 
-    /// What the side of a row depends on: its group, else its prompt, else its id.
+    /// What the side of a row depends on: its group, else its prompt without regard to case and white
+    /// space, else its id.
     fn group_of(&self, id: &str) -> String {
         let Some(task) = self.0.get(id) else { return id.to_owned() };
         let prompt = || {
             let said: Vec<String> = task.messages.iter().map(|message| message.content.to_string()).collect();
-            task.prompt.clone().or_else(|| (!said.is_empty()).then(|| said.join(" ")))
+            let prompt = task.prompt.clone().or_else(|| (!said.is_empty()).then(|| said.join(" ")))?;
+            Some(prompt.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" "))
         };
         task.group.clone().or_else(prompt).unwrap_or_else(|| id.to_owned())
     }

@@ -4,10 +4,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
+use super::union::Member;
 use super::{Labels, Made, Settings, Slice, Sources, Tasks, Union, Upstream, Wanted, calibrate};
 use crate::confidence::bounds::{smallest_n, upper_bound};
-use crate::confidence::certify::{Promise, Risk};
-use crate::confidence::{Basis, Calibration, Feature, Score};
+use crate::confidence::certify::{Promise, Risk, Row};
+use crate::confidence::{Basis, Calibration, Certificate, Feature, Score};
 use crate::lab::records::Records;
 
 const PLATT: Wanted = Wanted::Platt(Feature::SumLogprob);
@@ -81,7 +82,7 @@ fn every_kind_of_score_gives_a_file_that_parses_and_ranks() {
         assert_eq!(Calibration::parse(made.render().unwrap().as_bytes()).unwrap(), made);
         assert_eq!(made.fitted_rows + made.quality.rows, 600);
         assert_eq!((made.key.max_tokens, made.quality.ece.is_some()), (Some(64), wanted != "mean_logprob"));
-        assert!(wanted == "platt:margin" || made.quality.auroc > 0.65, "{wanted}: {:?}", made.quality);
+        assert!(wanted == "platt:margin" || made.quality.auroc.unwrap() > 0.65, "{wanted}: {:?}", made.quality);
     }
 }
 
@@ -114,6 +115,20 @@ fn a_certificate_keeps_what_its_labels_allow_and_says_which_attempt_it_was() {
     assert_eq!(certificate.rows, made.calibration.quality.rows);
     assert!(certificate.kept >= 38 && (certificate.wrong as f64) < 0.3 * certificate.kept as f64, "{certificate:?}");
     assert_eq!(Calibration::parse(made.calibration.render().unwrap().as_bytes()).unwrap(), made.calibration);
+}
+
+#[test]
+fn a_slice_without_an_error_is_certified_and_one_without_a_right_answer_spends_its_attempt() {
+    let all = |right: bool| {
+        let text: String =
+            (0..400).map(|id| record(id, right, &[-0.01 * (1 + id % 97) as f32]).to_string() + "\n").collect();
+        let settings = Settings { score: Wanted::Raw(Feature::SumLogprob), ..promising(Risk::Selective, 0.1) };
+        of_all(&alone(&text), &settings, 0).unwrap()
+    };
+    let (right, wrong) = (all(true), all(false));
+    assert_eq!((right.calibration.certificates[0].wrong, right.calibration.quality.auroc), (0, None));
+    assert!(wrong.refusal.is_some() && wrong.calibration.certificates.is_empty());
+    assert_eq!((wrong.calibration.attempts, wrong.calibration.quality.auroc), (1, None));
 }
 
 #[test]
@@ -309,15 +324,51 @@ fn the_whole_has_a_test_of_its_own_on_labels_that_no_threshold_saw() {
 }
 
 #[test]
-fn a_question_and_its_paraphrases_stay_on_one_side() {
+fn the_sample_of_the_whole_is_of_all_of_a_slice_though_only_a_part_of_it_is_drawn() {
+    let certificate = Certificate {
+        kind: Risk::Joint,
+        alpha: 0.5,
+        delta: 0.1,
+        threshold: 0.0,
+        rows: 400,
+        kept: 400,
+        wrong: 200,
+        attempt: 1,
+    };
+    // Of the large slice the first half, one task, is all right, and the other all wrong.
+    let large: Vec<Row> = (0..400).map(|place| Row { score: 1.0, loss: f64::from(u8::from(place >= 200)) }).collect();
+    let small = vec![Row { score: 1.0, loss: 0.0 }; 50];
+    let member = |name, rows| Member { name, share: 0.5, certificate: Some(&certificate), rows };
+    let promise = Promise::check(Risk::Joint, 0.5, 0.1).unwrap();
+    let union = Union::test(&[member("large", &large), member("small", &small)], promise, 1);
+    assert!((80..130).contains(&union.rows), "{union:?}");
+    assert!((15..36).contains(&union.wrong), "about half of the large slice's: {union:?}");
+}
+
+#[test]
+fn a_question_and_its_paraphrases_stay_on_one_side_and_are_one_label_outside_the_fit() {
     let mut tasks = Tasks::default();
     let line =
         |id: usize| json!({"id": format!("row-{id}"), "task": "t", "group": format!("g{}", id / 40)}).to_string();
     tasks.read(&(0..600).map(line).collect::<Vec<_>>().join("\n")).unwrap();
     let sources = Sources { tasks, ..alone(&lines(600)) };
     let made = of_all(&sources, &settings(PLATT), 0).unwrap().calibration;
-    assert_eq!((made.fitted_rows % 40, made.quality.rows % 40), (0, 0));
+    assert_eq!((made.fitted_rows % 40, made.fitted_rows / 40 + made.quality.rows), (0, 15));
     assert_eq!(Tasks::default().read("{\"task\": 1}").unwrap_err().split(':').next(), Some("line 1"));
+}
+
+#[test]
+fn the_same_prompt_is_one_label_of_a_certificate_whatever_its_case_and_white_space() {
+    let mut tasks = Tasks::default();
+    let line = |id: usize| {
+        let prompt =
+            if id.is_multiple_of(2) { format!("What is {}?", id / 2) } else { format!("what  IS {}?\n", id / 2) };
+        json!({"id": format!("row-{id}"), "task": "t", "prompt": prompt}).to_string()
+    };
+    tasks.read(&(0..1600).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+    let sources = Sources { tasks, ..alone(&lines(1600)) };
+    let made = of_all(&sources, &promising(Risk::Selective, 0.3), 0).unwrap().calibration;
+    assert_eq!(made.fitted_rows / 2 + made.certificates[0].rows, 800);
 }
 
 #[test]

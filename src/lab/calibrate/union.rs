@@ -5,6 +5,7 @@
 //! is exact (Clopper–Pearson) for traffic of that mix. Called by `calibrate`.
 
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
@@ -44,12 +45,14 @@ pub(super) struct Member<'m> {
 }
 
 impl Union {
-    /// Draws rows at the mix while every slice drawn has one left, and bounds the risk of what is kept.
+    /// Draws rows at the mix, each slice's in a random order, while every slice drawn has one left, and
+    /// bounds the risk of what is kept.
     pub(super) fn test(members: &[Member<'_>], promise: Promise, attempt: u32) -> Union {
         let mut random = SmallRng::seed_from_u64(SEED);
-        let mut used = vec![0; members.len()];
+        let mut left: Vec<Vec<Row>> = members.iter().map(|member| member.rows.to_vec()).collect();
+        left.iter_mut().for_each(|rows| rows.shuffle(&mut random));
         let (mut rows, mut kept, mut wrong) = (0, 0, 0);
-        while let Some((member, row)) = draw(members, &mut used, random.random()) {
+        while let Some((member, row)) = draw(members, &mut left, random.random()) {
             rows += 1;
             if member.certificate.is_some_and(|certificate| row.score >= certificate.threshold) {
                 kept += 1;
@@ -71,14 +74,12 @@ impl Union {
 }
 
 /// The next row of the slice that `uniform`, in [0, 1), falls on.
-fn draw<'m>(members: &'m [Member<'m>], used: &mut [usize], uniform: f64) -> Option<(&'m Member<'m>, Row)> {
+fn draw<'m>(members: &'m [Member<'m>], left: &mut [Vec<Row>], uniform: f64) -> Option<(&'m Member<'m>, Row)> {
     let mut below = 0.0;
     let place = members.iter().position(|member| {
         below += member.share;
         uniform < below
     });
     let place = place.unwrap_or(members.len() - 1);
-    let row = members[place].rows.get(used[place])?;
-    used[place] += 1;
-    Some((&members[place], *row))
+    left[place].pop().map(|row| (&members[place], row))
 }
