@@ -32,10 +32,11 @@ async fn ask_gated(feature: Feature) -> Receipt {
     let judge = Judge { measure: Measure::Asked(feature, Arc::new(inquiry)), at_least: f64::MIN_POSITIVE };
     let gate = Gate { accept: Arc::new(Accept::Threshold(judge)), hold_back: HoldBack::All };
     let [first, _, last] = names;
-    let stages = vec![Stage { model: first, gate: Some(gate) }, Stage { model: last, gate: None }];
+    let stages =
+        vec![Stage { model: first, gate: Some(gate), skip: None }, Stage { model: last, gate: None, skip: None }];
     let book = Arc::new(Book::default());
     let meter = Meter::open(Arc::clone(&book) as Arc<dyn Record>, Arc::new(Prices::default()));
-    let plan = Plan::Cascade { stages, on_failure: OnFailure::Error };
+    let plan = Plan::Cascade { stages, on_failure: OnFailure::Error, pin: None };
     let asked = request(chat("What is the capital of France? Answer with one word, please.", greedy(16)));
     let completion = run(plan, asked, &backends, meter).await.expect("an answer");
     fold(completion).await.expect("all of it");
