@@ -1,17 +1,15 @@
 //! Recorded answers: read, joined with their tasks, and paired by row.
 //!
 //! The records are JSON lines, one per (model, row, form); only free answers count, the last of a row
-//! wins, a line cut off by an interruption is left out. An error names the file and the way out. The
+//! wins, a line cut off by an interruption is left out. An error names the file. The
 //! benches over recorded answers share it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::GzDecoder;
 use serde::Deserialize;
 use weir::confidence::Form;
+use weir::lab::gap::read;
 
 #[derive(Deserialize)]
 struct Task {
@@ -128,15 +126,8 @@ impl Answers {
 
 /// The values of a JSONL file, gzipped or not; lines that are none of these are left out.
 fn lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>, String> {
-    let wrong = |error: std::io::Error| format!("{}: {error}; name another file", path.display());
-    let file = File::open(path).map_err(wrong)?;
-    let gzipped = path.extension().is_some_and(|extension| extension == "gz");
-    let bytes: Box<dyn Read> = if gzipped { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
-    let mut values = Vec::new();
-    for line in BufReader::new(bytes).lines() {
-        values.extend(serde_json::from_str(&line.map_err(wrong)?).ok());
-    }
-    Ok(values)
+    let text = read(path)?;
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// The tasks of this repository.

@@ -5,16 +5,15 @@
 //! the same rows: those that read what is asked for on the rows of which all of that is known.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use flate2::read::GzDecoder;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde_json::Value;
 use weir::confidence::evidence::{agreement, yes_share};
 use weir::confidence::{Evidence, Feature, Features, Form, Source};
+use weir::lab::gap::read;
 use weir::lab::records::Records;
 
 /// How the samples were asked for, as `collect.py` does.
@@ -128,16 +127,9 @@ fn join(task: &Task, answers: &Records, collected: &HashMap<(String, String), Co
 
 /// The values of a JSONL file, gzipped or not; lines that are none of these are left out.
 fn lines<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Vec<T>, String> {
-    let wrong = |error: std::io::Error| format!("{}: {error}; name another file", path.display());
-    let file = File::open(path).map_err(wrong)?;
-    let gzipped = path.extension().is_some_and(|extension| extension == "gz");
-    let bytes: Box<dyn Read> = if gzipped { Box::new(GzDecoder::new(file)) } else { Box::new(file) };
-    let mut values = Vec::new();
-    for line in BufReader::new(bytes).lines() {
-        let value: Option<Value> = serde_json::from_str(&line.map_err(wrong)?).ok();
-        values.extend(value.and_then(|value| serde_json::from_value(value).ok()));
-    }
-    Ok(values)
+    let text = read(path)?;
+    let values = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(values.filter_map(|value| serde_json::from_value(value).ok()).collect())
 }
 
 /// A file of the evaluation's cache folder.
