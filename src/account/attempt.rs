@@ -3,7 +3,7 @@
 //! Hides the counting: tokens, gaps, scores and waits are read off the deltas as they pass.
 //! Promises: a followed stream yields what it wraps and ends with exactly one `End` or one error,
 //! even where the backend breaks off; dropping it early marks the attempt interrupted and its
-//! usage an estimate. Called by `execute`.
+//! usage an estimate, and so does giving up before the answer begins. Called by `execute`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -76,6 +76,18 @@ impl Attempt {
         tab.state().legs.push(leg);
     }
 
+    /// Awaits the answer's beginning and notes a failure. Dropped before either has come, the attempt
+    /// is interrupted: what it was asked counts, as an estimate.
+    ///
+    /// # Errors
+    /// Those of `start`.
+    pub async fn begins<T>(&self, start: impl Future<Output = Result<T>>) -> Result<T> {
+        let asked = Asked(Some(self));
+        let begun = start.await.inspect_err(|error| self.failed(error));
+        asked.is_answered();
+        begun
+    }
+
     /// Notes that the answer has begun, and wraps its deltas so that what passes is noted.
     /// Dropping the wrapper drops what it wraps.
     pub fn follow(&self, deltas: BoxStream<'static, Result<Delta>>) -> BoxStream<'static, Result<Delta>> {
@@ -94,6 +106,16 @@ impl Attempt {
         let mut state = self.tab.state();
         state.resume(self.leg, Instant::now());
         state.legs[self.leg].fail(error);
+    }
+
+    /// Notes that nobody reads on; an attempt that is over stays as it is.
+    fn interrupted(&self) {
+        let mut state = self.tab.state();
+        state.resume(self.leg, Instant::now());
+        let ending = &mut state.legs[self.leg].ending;
+        if matches!(ending, Ending::Running) {
+            *ending = Ending::Interrupted;
+        }
     }
 
     /// Notes that the answer is not served: its work is wasted, unless it is served after all.
@@ -307,6 +329,21 @@ impl Leg {
     }
 }
 
+/// An attempt whose answer has not begun; dropped so, nobody waits for it any more.
+struct Asked<'a>(Option<&'a Attempt>);
+
+impl Asked<'_> {
+    fn is_answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|attempt| attempt.interrupted());
+    }
+}
+
 /// The deltas of an attempt, noted as they pass.
 struct Followed {
     attempt: Attempt,
@@ -342,12 +379,7 @@ impl Stream for Followed {
 
 impl Drop for Followed {
     fn drop(&mut self) {
-        let mut state = self.attempt.tab.state();
-        state.resume(self.attempt.leg, Instant::now());
-        let ending = &mut state.legs[self.attempt.leg].ending;
-        if matches!(ending, Ending::Running) {
-            *ending = Ending::Interrupted;
-        }
+        self.attempt.interrupted();
     }
 }
 

@@ -26,8 +26,8 @@ impl Budget {
         for leg in legs.iter().filter(|leg| !leg.model.is_local() && matches!(leg.ending, Ending::Complete)) {
             self.pacers.saw_output(&leg.model, leg.usage(0).0.completion_tokens);
         }
-        let more = cost_usd.unwrap_or(self.reserved_usd) - self.reserved_usd;
-        self.pacer.pace().spend(more, self.pacers.now());
+        let spent = cost_usd.unwrap_or(self.reserved_usd);
+        self.pacer.pace().settle(self.reserved_usd, spent, self.pacers.now());
     }
 }
 
@@ -71,9 +71,9 @@ impl Offer {
         self.pacer.pace().weigh(gap, self.cost_usd);
     }
 
-    /// Takes the offer: its expected cost counts as spent from now on.
+    /// Takes the offer: its expected cost is reserved from now on.
     pub fn take(self) {
-        self.pacer.pace().spend(self.cost_usd, self.pacers.now());
+        self.pacer.pace().reserve(self.cost_usd, self.pacers.now());
         if let Some(budget) = &mut self.tab.state().budget {
             budget.reserved_usd += self.cost_usd;
         }

@@ -64,10 +64,21 @@ impl Pace {
         self.ahead = (self.ahead - target).max(-self.credit * self.usd_per_second);
     }
 
-    /// Notes dollars spent (below 0: given back).
+    /// Notes dollars spent.
     pub fn spend(&mut self, usd: f64, now: f64) {
+        self.settle(0.0, usd, now);
+    }
+
+    /// Counts dollars as ahead of the target before they are spent.
+    pub(super) fn reserve(&mut self, usd: f64, now: f64) {
         self.pass(now);
         self.ahead += usd;
+    }
+
+    /// Puts what was spent in the place of what was reserved.
+    pub(super) fn settle(&mut self, reserved: f64, usd: f64, now: f64) {
+        self.pass(now);
+        self.ahead += usd - reserved;
         self.spent += usd;
     }
 
@@ -86,7 +97,7 @@ impl Pace {
         self.worth.value.unwrap_or(0.0) * windows
     }
 
-    /// All dollars spent.
+    /// All dollars spent; what is only reserved does not count, so that it never falls.
     pub fn spent_usd(&self) -> f64 {
         self.spent
     }
@@ -140,7 +151,7 @@ pub struct Paced {
     pub tenant: Arc<str>,
     /// What a dollar must be worth.
     pub lambda: f64,
-    /// Dollars spent since the start, those of requests in flight as expected.
+    /// Dollars spent since the start by requests that are over.
     pub spent_usd: f64,
 }
 
@@ -233,9 +244,19 @@ mod tests {
     #[test]
     fn money_given_back_and_a_clock_that_stands_still_change_nothing_else() {
         let mut pace = Pace::new(1.0, HOUR, 5.0);
-        pace.spend(0.5, 5.0);
-        pace.spend(-0.5, 1.0);
+        pace.reserve(0.5, 5.0);
+        pace.settle(0.5, 0.0, 1.0);
         assert_eq!(pace, Pace::new(1.0, HOUR, 5.0));
+    }
+
+    #[test]
+    fn what_is_reserved_raises_the_price_and_is_not_spent_so_that_what_is_spent_never_falls() {
+        let mut pace = Pace::new(4.0, HOUR, 0.0);
+        pace.weigh(1.0, 1.0);
+        pace.reserve(1.0, 0.0);
+        assert_eq!((pace.lambda(0.0), pace.spent_usd()), (1.0, 0.0));
+        pace.settle(1.0, 0.25, 0.0);
+        assert_eq!((pace.lambda(0.0), pace.spent_usd()), (0.25, 0.25));
     }
 
     /// Each second ten requests whose escalation costs a cent and is worth 0 … 1, evenly: at a budget

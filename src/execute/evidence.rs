@@ -191,7 +191,7 @@ impl Inquirer<'_> {
         let attempt = self.asking.meter.attempt(model, self.stage);
         attempt.discarded(Reason::Evidence);
         let call = Call { request: Arc::new(request), model: model.clone() };
-        let completion = backend.start(call).await.inspect_err(|error| attempt.failed(error))?;
+        let completion = attempt.begins(backend.start(call)).await?;
         let mut deltas = attempt.follow(completion.deltas);
         let mut read = Vec::new();
         while let Some(delta) = deltas.next().await {

@@ -128,7 +128,7 @@ impl Asking<'_> {
     async fn begin(&self, backend: &Arc<dyn Backend>, model: &ModelId, stage: usize) -> Result<Begun> {
         let attempt = self.meter.attempt(model, stage);
         let call = Call { request: self.request.clone(), model: model.clone() };
-        let completion = backend.start(call).await.inspect_err(|error| attempt.failed(error))?;
+        let completion = attempt.begins(backend.start(call)).await?;
         let deltas = attempt.follow(completion.deltas);
         Ok(Begun { attempt, model: completion.model, headers: completion.headers, deltas })
     }

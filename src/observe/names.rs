@@ -67,7 +67,7 @@ families! {
     PACER_LAMBDA: "weir_pacer_lambda", ["policy", "tenant"],
         "Quality that a dollar must bring for an answer to be escalated by value: 0 while the budget is not spent.";
     PACER_SPENT: "weir_pacer_spent_usd_total", ["policy", "tenant"],
-        "Dollars spent of budgets held at a rate, requests in flight as expected; tenant all: one budget for all.";
+        "Dollars spent of budgets held at a rate by requests that are over; tenant all: one budget for all.";
     FEEDBACK: "weir_feedback_total", ["verdict"],
         "What clients said of answers: correct, wrong, scored (0 to 1). Only what was asked for enters audits.";
     AUDIT_KEPT: "weir_audit_kept_total", ["slice"],

@@ -102,6 +102,19 @@ async fn evidence_that_fails_or_never_comes_escalates() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn evidence_that_comes_too_late_is_canceled_and_settled_like_every_canceled_attempt() {
+    let begun = vec![say("blue", &[-0.5]), Step::Hang];
+    for (script, generated) in [(vec![Step::Hang], 0), (begun, 1)] {
+        let local = answering().then(script);
+        let (told, _) = told(local, idle(), asking(Feature::Agreement, 0.5)).await;
+        let evidence = &told.receipt.attempts[1];
+        assert_eq!((evidence.outcome, evidence.reason), (AttemptOutcome::Discarded, Some(Reason::Evidence)));
+        let used = (evidence.usage.prompt_tokens, evidence.usage.completion_tokens, evidence.estimated);
+        assert_eq!((used, evidence.cost_usd), ((10, generated, true), Some(0.0)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_request_cancels_the_evidence() {
     let local = Arc::new(answering().then([say("blue", &[-0.5]), Step::Hang]));
     let house = House::of(&[(LOCAL, &local), (UP, &fake([]))]);
