@@ -8,7 +8,8 @@
 //! **Promises.** The client's answer is not delayed, changed or cut short by its audit, and its leaving
 //! does not end the audit of an answer that is complete. A grader costs no more than the day's budget
 //! allows; what one asked last costs more than estimated is over it by that. Its tokens and dollars
-//! are noted. A client's own key is never used.
+//! are noted, of a call that is given up as far as they are known. A grader is asked what the client
+//! asked, as the client would have it answered; a judge is asked greedily. A client's own key is never used.
 //!
 //! **Concurrency.** One tracked task per audit, at most [`AT_ONCE`]; what is drawn beyond is skipped.
 //! Grades enter the ledger in the order in which they come.
@@ -26,7 +27,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::{Asking, Begun};
-use crate::account::{AuditReceipt, AuditTab, Drawn};
+use crate::account::{AuditReceipt, AuditTab, Drawn, Price};
 use crate::backend::{Backend, Call};
 use crate::confidence::audit::{Skipped, Ticket};
 use crate::confidence::{Compare, Form, Grader, Grant, Ledger, News};
@@ -174,6 +175,7 @@ pub(super) fn attend(asking: &Asking<'_>, grant: &Arc<Grant>, held: &[Delta], be
                 backend: asking.backends.of(model).cloned(),
                 tab,
                 answer: Answer::default(),
+                open: None,
                 bill: Bill::default(),
             };
             job.overhear(held, begun);
@@ -234,6 +236,30 @@ impl Bill {
     }
 }
 
+/// A call of the grader that is not settled yet.
+struct Open {
+    price: Price,
+    /// Dollars of the day's budget that wait for it.
+    reserved: f64,
+    /// Tokens of what it was asked, if nobody counts them.
+    prompt_tokens: u64,
+    /// What has come of its answer.
+    answer: Answer,
+    /// Whether it ended without an answer, which costs nothing.
+    failed: bool,
+}
+
+impl Open {
+    /// What it used: as the grader says, else an estimate. Who gave up waiting knows what was asked, and
+    /// what came until then.
+    fn usage(&self) -> Usage {
+        let completion_tokens = self.answer.text.len() as u64 / TOKEN;
+        let is_free = self.failed && completion_tokens == 0;
+        let prompt_tokens = if is_free { 0 } else { self.prompt_tokens };
+        self.answer.usage.unwrap_or(Usage { prompt_tokens, cached_tokens: 0, completion_tokens })
+    }
+}
+
 /// The audit of one drawn answer by a model. Dropped before it is settled, the answer was skipped.
 struct Job {
     auditor: Auditor,
@@ -244,6 +270,8 @@ struct Job {
     backend: Option<Arc<dyn Backend>>,
     tab: AuditTab,
     answer: Answer,
+    /// The call under way.
+    open: Option<Open>,
     bill: Bill,
 }
 
@@ -319,25 +347,32 @@ impl Job {
             return Err(Skipped::Budget);
         }
         let call = Call { request: Arc::new(request), model: model.clone() };
-        let mut answer = Answer::default();
-        let read = read(&*backend, call, &mut answer).await;
-        let completion_tokens = answer.text.len() as u64 / TOKEN;
-        let began = answer.whole || completion_tokens > 0;
-        let estimate =
-            Usage { prompt_tokens: if began { prompt_tokens } else { 0 }, cached_tokens: 0, completion_tokens };
-        let usage = answer.usage.unwrap_or(estimate);
-        self.bill.add(usage, price.cost_usd(&usage));
-        self.ledger.spend(most, price.cost_usd(&usage));
+        let (answer, failed) = (Answer::default(), false);
+        let open = self.open.insert(Open { price, reserved: most, prompt_tokens, answer, failed });
+        let read = read(&*backend, call, &mut open.answer).await;
+        open.failed = read.is_err();
+        let Answer { text, odd, .. } = self.close().unwrap_or_default();
         match read {
-            Ok(()) if answer.odd => Err(Skipped::Ungradable),
-            Ok(()) => Ok(answer.text),
+            Ok(()) if odd => Err(Skipped::Ungradable),
+            Ok(()) => Ok(text),
             Err(error) if matches!(error.kind(), Kind::Invalid | Kind::TooLarge) => Err(Skipped::Ungradable),
             Err(_) => Err(Skipped::Outage),
         }
     }
 
+    /// Notes what the call under way has used, and gives its answer.
+    fn close(&mut self) -> Option<Answer> {
+        let open = self.open.take()?;
+        let usage = open.usage();
+        let cost_usd = open.price.cost_usd(&usage);
+        self.bill.add(usage, cost_usd);
+        self.ledger.spend(open.reserved, cost_usd);
+        Some(open.answer)
+    }
+
     fn settle(&mut self, outcome: std::result::Result<f64, Skipped>) {
         let Some(ticket) = self.ticket.take() else { return };
+        self.close();
         self.ledger.settle(ticket, outcome, now());
         let by = self.grant.audit.as_ref().and_then(|audit| audit.grader.measures()).map(ModelId::new);
         let status = self.ledger.status();

@@ -256,6 +256,7 @@ async fn a_judge_is_asked_whether_both_say_the_same_and_only_a_plain_letter_coun
         let judged = fake.asked().pop().unwrap();
         let text = String::from_utf8_lossy(&judged.body);
         assert!(text.contains("user: Paris") && text.contains("the city of light"), "{text}");
+        assert!(text.contains("\"temperature\":0"), "a judge is asked greedily: {text}");
     }
 }
 

@@ -109,6 +109,9 @@ async fn more_audits_than_there_is_room_for_are_skipped() {
     }
     let counts = ledger.status().total;
     assert_eq!((counts.drawn, counts.outage, ledger.status().open), (17, 1, 16));
-    // Who never answers is given up.
+    // Who never answers is given up; what each was asked, 10 tokens at a dollar per million, may be on the bill.
     assert_eq!(settled(&ledger).await.outage, 17);
+    let status = ledger.status();
+    assert!((status.spent_usd - 16.0 * 1e-5).abs() < 1e-12, "{status:?}");
+    assert!((status.spent_today_usd - status.spent_usd).abs() < 1e-12, "{status:?}: nothing stays reserved");
 }
