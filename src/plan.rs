@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::confidence::gap::Skip;
-use crate::confidence::{Accept, Ruling};
+use crate::confidence::{Accept, Risk, Ruling, Standing, Uncertified};
 use crate::request::{Ask, ModelId, Request};
 
 /// The outcome of asking a policy once.
@@ -73,6 +73,26 @@ pub struct Stage {
     pub skip: Option<Skip>,
 }
 
+impl Stage {
+    /// What its gate goes by for this request; `None` without a gate. `place` counts the stages before it,
+    /// `pins` says whether conversations are bound to stages ([`Pin::binds`]).
+    ///
+    /// A certificate is no promise where other answers come to the gate than it was made on: only some of
+    /// the traffic comes to a later stage, or to one that is skipped or that conversations pass by once
+    /// they escalated. Keeping fewer breaks no joint risk and no regret.
+    pub fn ruling(&self, request: &Request, place: usize, pins: bool) -> Option<Ruling<'_>> {
+        let gate = self.gate.as_ref()?;
+        let ruling = gate.ruling(request);
+        let keeps_others = |risk| place > 0 || (self.skip.is_some() || pins) && risk == Risk::Selective;
+        match &ruling.standing {
+            Some(Standing::Certified(grant)) if keeps_others(grant.certificate.kind) => {
+                gate.accept.without_promise(Uncertified::KeepRule)
+            }
+            _ => Some(ruling),
+        }
+    }
+}
+
 /// How a conversation stays with the stage that answered it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
@@ -82,6 +102,13 @@ pub struct Pin {
     pub header: Arc<str>,
     /// How long after its last answer.
     pub time_to_live: Duration,
+}
+
+impl Pin {
+    /// Whether it binds such requests at all: only a chat is part of a conversation.
+    pub fn binds(request: &Request) -> bool {
+        matches!(request.ask, Ask::Chat(_))
+    }
 }
 
 /// Which answers bind a conversation.
@@ -112,8 +139,8 @@ impl Gate {
         }
     }
 
-    /// What it goes by for this request.
-    pub fn ruling(&self, request: &Request) -> Ruling<'_> {
+    /// What it goes by for this request, whichever other answers come to it.
+    fn ruling(&self, request: &Request) -> Ruling<'_> {
         self.accept.ruling(request, self.tokens_held(request))
     }
 }

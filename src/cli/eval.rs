@@ -317,8 +317,9 @@ impl Eval {
             let Some(answer) = answers.get(&asking.key(row, None)) else { continue };
             let request = request(row, &live.model).await?;
             let known = |(model, records): &(&Model, Option<crate::lab::records::Records>)| {
-                let graded = records.as_ref()?.answers.get(&row.id)?;
-                let told = Recorded { features: Some(graded.graded.features), ..Recorded::default() };
+                let answered = records.as_ref()?.answers.get(&row.id)?;
+                let (features, trace) = (Some(answered.graded.features), Some(answered.trace.clone()));
+                let told = Recorded { features, trace, ..Recorded::default() };
                 Some((ModelId::new(model.name.as_str()), told))
             };
             let records = recorded.iter().filter_map(known).collect();

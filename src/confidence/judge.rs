@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::gap::Predictor;
 use super::running::decimal;
 use super::{Calibration, Early, Evidence, Feature, Inquiry, Running, Source};
+use crate::request::Trace;
 
 /// What a gate looks at.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,6 +172,11 @@ impl Judge {
     pub fn is_unlikely(&self, answer: &Running) -> bool {
         let below = |early: &Early| early.is_below(self.at_least, answer.tokens(), self.measure.value(answer));
         self.early().is_some_and(below)
+    }
+
+    /// Whether it gives an answer of these tokens up before its end.
+    pub fn gives_up_on(&self, trace: &Trace) -> bool {
+        self.gives_up() && Running::along(trace).any(|answer| !answer.has_ended() && self.is_unlikely(&answer))
     }
 
     fn early(&self) -> Option<&Early> {

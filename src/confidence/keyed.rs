@@ -47,7 +47,7 @@ pub enum Uncertified {
     Pinned,
     /// Who is kept depends on more than what was certified: a stage before, `skip_local` or a pin.
     KeepRule,
-    /// The gate refused the answer, and it was served after all because a later stage failed.
+    /// No gate accepted the answer, and it was served after all because a later stage failed.
     Refused,
 }
 

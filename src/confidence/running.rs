@@ -46,6 +46,21 @@ impl Running {
         running
     }
 
+    /// The features after each token of a trace.
+    pub fn along(trace: &Trace) -> impl Iterator<Item = Running> {
+        let numbers = trace.logprobs.iter().zip(&trace.margins).zip(&trace.entropies);
+        numbers.scan(Running::default(), |running, ((&logprob, &margin), &entropy)| {
+            running.add(logprob, margin, entropy);
+            running.ended = trace.ended && running.tokens == trace.len() as u64;
+            Some(*running)
+        })
+    }
+
+    /// Whether the last token ended the turn.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Adds one token.
     pub fn push(&mut self, token: &Token) {
         self.add(token.logprob, token.margin, token.entropy);

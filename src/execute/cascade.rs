@@ -34,7 +34,8 @@
 //!
 //! With `on_failure = "local"` a refused answer is kept, incomplete as it may be, and read on while
 //! the later stages are asked, so that it is whole when it is wanted and leaves its slot soon. If a
-//! later stage answers, it is dropped; if all fail, it is served, marked `upstream-failed`.
+//! later stage answers, it is dropped; if all fail, it is served, marked `upstream-failed`. Where none was
+//! refused because the stages before were passed over (by value, or by a pin), one of them is asked then.
 //!
 //! **Cost.** O(1) work per delta; memory for the answer held, which the backend bounds by its
 //! context. A committed stream costs one more poll per delta than a direct one. An escalation
@@ -54,7 +55,7 @@ use super::pins::{Place, Session};
 use super::{Asking, Begun, audit, evidence, may_go_on};
 use crate::account::{Offer, Reason};
 use crate::backend::Completion;
-use crate::confidence::{Accept, Judge, Risk, Ruling, Running, Standing, Uncertified};
+use crate::confidence::{Accept, Judge, Ruling, Running, Standing, Uncertified};
 use crate::error::{Error, Result};
 use crate::plan::{OnFailure, Stage, choices};
 use crate::request::{Delta, Part};
@@ -72,6 +73,7 @@ pub(super) async fn run(
     open_budget(stages, asking);
     let begin = session.map_or(Place::FIRST, |session| session.place(stages, asking));
     let mut kept: Option<Held> = None;
+    let mut unasked = Vec::new();
     let mut error = Error::internal("the last stage of a cascade may not have a gate");
     for (place, stage) in stages.iter().enumerate() {
         let backend = match asking.able(&stage.model, place) {
@@ -90,6 +92,7 @@ pub(super) async fn run(
         };
         if let Some(reason) = passed_over {
             asking.meter.skipped(&stage.model, place, reason);
+            unasked.extend((reason != Reason::NotReady).then_some((place, stage)));
             continue;
         }
         audit::refresh(asking, stage.gate.as_ref());
@@ -124,10 +127,26 @@ pub(super) async fn run(
             }
         }
     }
+    if kept.is_none() && on_failure == OnFailure::Local {
+        kept = reserve(&unasked, asking).await;
+    }
     match kept {
         Some(held) => held.serve_degraded(error).await,
         None => Err(error),
     }
+}
+
+/// An answer of a stage that was passed over though it could have answered: of the last one that answers now.
+async fn reserve(unasked: &[(usize, &Stage)], asking: &Asking<'_>) -> Option<Held> {
+    for (place, stage) in unasked.iter().rev() {
+        let Ok(backend) = asking.able_to(&stage.model, &asking.request) else { continue };
+        if let Ok(begun) = asking.begin(backend, &stage.model, *place).await {
+            let promised = stage.gate.as_ref().and_then(|gate| gate.accept.without_promise(Uncertified::Refused));
+            begun.attempt.stands(promised.and_then(|ruling| ruling.standing));
+            return Some(Held { deltas: Vec::new(), begun, broken: false });
+        }
+    }
+    None
 }
 
 /// Where a gate decides by value, all that the request costs is paid from its budget.
@@ -200,13 +219,6 @@ impl Held {
     }
 }
 
-/// Whether other answers are kept than a certificate of this risk was made on: only some of the traffic
-/// comes to a later stage, or to one that is skipped or that conversations pass by once they escalated.
-/// Keeping fewer breaks no joint risk and no regret.
-fn keeps_others(stage: &Stage, (place, pins): (usize, bool), risk: Risk) -> bool {
-    place > 0 || (stage.skip.is_some() || pins) && risk == Risk::Selective
-}
-
 /// A gate at work on one request.
 struct Watch<'a> {
     ruling: Ruling<'a>,
@@ -220,16 +232,14 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// The stage's gate, if it has one.
-    fn of(stage: &'a Stage, next: Option<&Stage>, at: (usize, bool), asking: &Asking<'_>) -> Option<Watch<'a>> {
-        let gate = stage.gate.as_ref()?;
-        let ruling = gate.ruling(&asking.request);
-        let ruling = match &ruling.standing {
-            Some(Standing::Certified(grant)) if keeps_others(stage, at, grant.certificate.kind) => {
-                gate.accept.without_promise(Uncertified::KeepRule)?
-            }
-            _ => ruling,
-        };
-        let held = gate.tokens_held(&asking.request);
+    fn of(
+        stage: &'a Stage,
+        next: Option<&Stage>,
+        (place, pins): (usize, bool),
+        asking: &Asking<'_>,
+    ) -> Option<Watch<'a>> {
+        let ruling = stage.ruling(&asking.request, place, pins)?;
+        let held = stage.gate.as_ref()?.tokens_held(&asking.request);
         let by_value = ruling.judge.as_ref().is_ok_and(|judge| judge.is_by_value());
         let offer = next.filter(|_| by_value).and_then(|next| asking.meter.offer(&next.model));
         let gives_up = ruling.judge.as_ref().is_ok_and(|judge| judge.gives_up()) && choices(&asking.request) == 1;

@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use super::records::{Answered, Records};
 use crate::confidence::certify::Grid;
 use crate::confidence::{Early, Level, Limit, Running, Score};
-use crate::request::Token;
 
 /// After how many tokens an answer may be given up.
 const LOOKED_AT: [u64; 10] = [1, 2, 3, 4, 6, 8, 16, 32, 64, 128];
@@ -40,25 +39,9 @@ impl Path {
     fn of(answered: &Answered, score: &Score) -> Path {
         let trace = &answered.trace;
         let tokens = trace.len() as u64;
-        let mut running = Running::default();
-        let mut on_the_way = Vec::new();
-        for (place, logprob) in (1..).zip(&trace.logprobs) {
-            let at = place as usize - 1;
-            let end = trace.ended && place == tokens;
-            let (margin, entropy) = (trace.margins[at], trace.entropies[at]);
-            running.push(&Token {
-                logprob: *logprob,
-                margin,
-                entropy,
-                end,
-                bytes: Default::default(),
-                top: Vec::new(),
-            });
-            if LOOKED_AT.contains(&place) && !end {
-                on_the_way.push((place, value(score, &running)));
-            }
-        }
-        Path { score: value(score, &running), tokens, on_the_way }
+        let goes_on = |answer: &Running| LOOKED_AT.contains(&answer.tokens()) && !answer.has_ended();
+        let on_the_way = Running::along(trace).filter(goes_on).map(|it| (it.tokens(), value(score, &it))).collect();
+        Path { score: value(score, &Running::of(trace)), tokens, on_the_way }
     }
 
     fn at(&self, tokens: u64) -> Option<f64> {

@@ -154,7 +154,7 @@ impl Attempt {
             .map(|all| Features::of(|feature: Feature| all.get(feature.name()).copied().flatten().unwrap_or(f64::NAN)));
         let early = matches!(self.reason.as_deref(), Some("early_low_confidence" | "early_unlikely"));
         let broken_off = early || self.outcome == "canceled";
-        Recorded { features: known, broken_off, quality: None, usd: self.cost_usd }
+        Recorded { features: known, trace: None, broken_off, quality: None, usd: self.cost_usd }
     }
 }
 
@@ -194,7 +194,7 @@ pub fn read_answers(file: &Path, rows: &[Row]) -> Result<Log, String> {
     }
     for row in rows {
         let records: BTreeMap<ModelId, Recorded> =
-            known.iter().filter_map(|(model, all)| Some((model.clone(), *all.get(&row.id)?))).collect();
+            known.iter().filter_map(|(model, all)| Some((model.clone(), all.get(&row.id)?.clone()))).collect();
         if records.is_empty() {
             log.left_out += 1;
             continue;
@@ -214,9 +214,10 @@ fn recorded(name: String, answers: BTreeMap<String, Answer>) -> Result<BTreeMap<
         answers.values().filter(|one| one.logprobs.as_ref().is_some_and(|all| !all.is_empty())).cloned().collect();
     let graded = if traced.is_empty() { None } else { Some(features(&Model { name, answers: traced })?) };
     let one = |(id, answer): (String, Answer)| {
-        let features = graded.as_ref().and_then(|all| Some(all.answers.get(&id)?.graded.features));
+        let answered = graded.as_ref().and_then(|all| all.answers.get(&id));
+        let (features, trace) = (answered.map(|it| it.graded.features), answered.map(|it| it.trace.clone()));
         let quality = Some(f64::from(u8::from(answer.right)));
-        (id, Recorded { features, broken_off: false, quality, usd: answer.usd })
+        (id, Recorded { features, trace, broken_off: false, quality, usd: answer.usd })
     };
     Ok(answers.into_iter().map(one).collect())
 }

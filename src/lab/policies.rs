@@ -8,14 +8,16 @@
 use std::collections::BTreeMap;
 
 use crate::confidence::{Feature, Features, Judge, Measure};
-use crate::plan::{Decision, Gate, Plan};
-use crate::request::{ModelId, Request};
+use crate::plan::{Decision, Gate, OnFailure, Pin, Plan, choices};
+use crate::request::{ModelId, Request, Trace};
 
 /// What is on record of a model's answer to a request.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Recorded {
     /// The features of its tokens, where it told them.
     pub features: Option<Features>,
+    /// Its tokens one by one, where they are on record.
+    pub trace: Option<Trace>,
     /// Whether the answer broke off before its end, because a gate had seen enough.
     pub broken_off: bool,
     /// How right it is, 0 … 1, where somebody said so.
@@ -53,6 +55,10 @@ pub enum Unknown {
     Evidence(ModelId),
     /// This gate judges a part of the answer, of which the record says nothing.
     HeldBack(ModelId),
+    /// This gate judges each of several answers, of which one is on record.
+    Choices(ModelId),
+    /// This gate gives up answers on their way, of which the record says nothing.
+    Early(ModelId),
 }
 
 impl std::fmt::Display for Unknown {
@@ -62,6 +68,8 @@ impl std::fmt::Display for Unknown {
             Unknown::BrokenOff(model) => write!(f, "the answer of {model} broke off before the gate could know"),
             Unknown::Priced(model) => write!(f, "whether {model} is kept depends on what was spent before"),
             Unknown::Evidence(model) => write!(f, "no evidence beside the tokens of {model} is on record"),
+            Unknown::Choices(model) => write!(f, "only one of the answers of {model} is on record"),
+            Unknown::Early(model) => write!(f, "the gate may have given the answer of {model} up on its way"),
             Unknown::HeldBack(model) => write!(f, "the gate judges {model} after a part of its answer"),
         }
     }
@@ -69,35 +77,45 @@ impl std::fmt::Display for Unknown {
 
 /// What comes of a request under this decision.
 pub fn fate(decision: &Decision, request: &Request, records: &BTreeMap<ModelId, Recorded>) -> Fate {
-    let stages = match &decision.plan {
+    let (stages, on_failure, pin) = match &decision.plan {
         Plan::Reject { .. } => return Fate::Rejected,
         Plan::Direct { targets } => {
             let first = targets.first().cloned();
             return first.map_or(Fate::Rejected, |model| Fate::Served { model, refused: Vec::new() });
         }
-        Plan::Cascade { stages, .. } => stages,
+        Plan::Cascade { stages, on_failure, pin } => (stages, on_failure, pin),
     };
+    let pins = pin.is_some() && Pin::binds(request);
     let mut refused = Vec::new();
-    for stage in stages {
+    for (place, stage) in stages.iter().enumerate() {
         let model = stage.model.clone();
         if stage.skip.as_ref().is_some_and(|skip| skip.applies(request)) {
             continue;
         }
-        let Some(gate) = &stage.gate else { return Fate::Served { model, refused } };
-        match gated(gate, request, &model, records.get(&model)) {
-            Ok(true) => return Fate::Served { model, refused },
-            // Where no certificate speaks of the request, a stage is not asked at all.
-            Ok(false) if gate.ruling(request).judge.is_err() => {}
-            Ok(false) => refused.push(model),
-            Err(unknown) => return Fate::Unknown(unknown),
+        let (Some(gate), Some(ruling)) = (&stage.gate, stage.ruling(request, place, pins)) else {
+            return Fate::Served { model, refused };
+        };
+        match ruling.judge {
+            Ok(judge) => match gated((gate, &judge), request, &model, records.get(&model)) {
+                Ok(true) => return Fate::Served { model, refused },
+                Ok(false) => refused.push(model),
+                Err(unknown) => return Fate::Unknown(unknown),
+            },
+            // Whose answer nothing accepts is asked only where it may be served for want of a better one.
+            Err(_) if *on_failure == OnFailure::Local => refused.push(model),
+            Err(_) => {}
         }
     }
     Fate::Rejected
 }
 
-/// Whether a gate accepts the recorded answer.
-fn gated(gate: &Gate, request: &Request, model: &ModelId, known: Option<&Recorded>) -> Result<bool, Unknown> {
-    let Ok(judge) = gate.ruling(request).judge else { return Ok(false) };
+/// Whether a gate accepts the recorded answer, going by this judge.
+fn gated(
+    (gate, judge): (&Gate, &Judge),
+    request: &Request,
+    model: &ModelId,
+    known: Option<&Recorded>,
+) -> Result<bool, Unknown> {
     let found = known.and_then(|known| Some((known, known.features?)));
     let (known, features) = found.ok_or_else(|| Unknown::NeverAsked(model.clone()))?;
     if judge.is_by_value() {
@@ -106,13 +124,24 @@ fn gated(gate: &Gate, request: &Request, model: &ModelId, known: Option<&Recorde
     if judge.measure.is_of_the_whole() {
         return Err(Unknown::Evidence(model.clone()));
     }
-    let value = value(&judge, &features);
+    let value = value(judge, &features);
     // What has fallen below the threshold stays there, whatever would have come.
     if judge.measure.can_only_fall() && !judge.accepts(value) && gate.tokens_held(request).is_none() {
         return Ok(false);
     }
+    // Of several answers only the least sure one is on record.
+    if choices(request) > 1 && (judge.accepts(value) || gate.tokens_held(request).is_some()) {
+        return Err(Unknown::Choices(model.clone()));
+    }
     if known.broken_off {
         return Err(Unknown::BrokenOff(model.clone()));
+    }
+    if judge.gives_up() && judge.accepts(value) && choices(request) == 1 {
+        match &known.trace {
+            Some(trace) if judge.gives_up_on(trace) => return Ok(false),
+            Some(_) => {}
+            None => return Err(Unknown::Early(model.clone())),
+        }
     }
     match gate.tokens_held(request) {
         Some(held) if features.get(Feature::LogTokens).exp() > held as f64 + 0.5 => {
@@ -141,3 +170,6 @@ pub fn spend(fate: &Fate, records: &BTreeMap<ModelId, Recorded>) -> Option<f64> 
         Fate::Unknown(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::{Facts, Policy};
 use crate::backend::{Breaker, Status};
 use crate::error::Problem;
-use crate::plan::{Decision, Plan};
+use crate::plan::{Decision, Pin, Plan};
 use crate::request::{
     Ask, Chat, ClientBody, Embed, Format, Message, ModelId, Prompt, Request, Role, Sampling, TenantId, Text,
     ToolChoice, Tools,
@@ -339,10 +339,8 @@ impl Expect {
 
 /// What stands behind an answer that the first gate keeps; `none` without a gate or a promise.
 fn certificate(plan: &Plan, request: &Request) -> String {
-    let gate = match plan {
-        Plan::Cascade { stages, .. } => stages.first().and_then(|stage| stage.gate.as_ref()),
-        Plan::Direct { .. } | Plan::Reject { .. } => None,
-    };
-    let standing = gate.and_then(|gate| gate.ruling(request).standing);
+    let Plan::Cascade { stages, pin, .. } = plan else { return "none".to_owned() };
+    let pins = pin.is_some() && Pin::binds(request);
+    let standing = stages.first().and_then(|stage| stage.ruling(request, 0, pins)?.standing);
     standing.map_or_else(|| "none".to_owned(), |standing| standing.to_string())
 }

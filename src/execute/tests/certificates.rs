@@ -8,7 +8,7 @@ use crate::confidence::{Calibration, Risk};
 use crate::error::Retry;
 
 /// Certified with risk .1 from .8 on, which is a probability of the least probable token of .75.
-fn grant() -> Arc<Grant> {
+pub(super) fn grant() -> Arc<Grant> {
     let file = include_bytes!("../../../tests/fixtures/calibration.json");
     let calibration = Arc::new(Calibration::parse(file).unwrap());
     Arc::new(Grant::find(&calibration, Risk::Selective, 0.1, 0.9).unwrap())

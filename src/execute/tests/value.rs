@@ -2,7 +2,7 @@
 
 use super::{
     Accept, Arc, Backends, Error, Fake, Feature, Gate, HoldBack, House, Judge, Kind, LOCAL, ModelId, OnFailure, Origin,
-    Plan, Reason, Status, Told, UP, end, fake, large, min_gate, say, stage,
+    Plan, Reason, Status, Told, UP, end, fake, large, min_gate, promised, say, stage,
 };
 use crate::confidence::gap::{About, Example, Pacing, Per, Predictor, Skip, Value};
 use crate::confidence::{Calibration, Early, Level, Limit, Raw, Running, Score};
@@ -114,6 +114,45 @@ async fn an_escalated_conversation_stays_escalated_and_a_kept_one_is_judged_anew
     assert_eq!((kept.text(), escalated.text(), stays.text()), ("small", "big", "big"));
     assert_eq!((stays.reasons()[0], local.started()), (Some(Reason::Pinned), 0));
     assert_eq!((kept.receipt.pinned, escalated.receipt.pinned, stays.receipt.pinned), (false, false, true));
+}
+
+/// The upstream is ready, and fails when it is asked.
+fn breaking() -> Arc<Fake> {
+    super::failing(super::down(Retry::Elsewhere))
+}
+
+fn with_reserve(plan: Plan) -> Plan {
+    let Plan::Cascade { stages, pin, .. } = plan else { panic!("no cascade") };
+    Plan::Cascade { stages, on_failure: OnFailure::Local, pin }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_followed_pin_has_the_local_model_in_reserve() {
+    for (reserve, served) in [(true, true), (false, false)] {
+        let mut backends = Backends::default();
+        let pinned = || plan(promised(Ok(super::certificates::grant()), None), None, Some(PinTo::Upstream));
+        let asked = || if reserve { with_reserve(pinned()) } else { pinned() };
+        assert_eq!(ask_again(&mut backends, &answering(-5.0), &large(), asked()).await.text(), "big");
+        let told = ask_again(&mut backends, &answering(-0.1), &breaking(), asked()).await;
+        assert_eq!((told.text.is_ok(), told.receipt.pinned), (served, true));
+        if served {
+            assert_eq!((told.text(), told.degraded), ("small", Some("upstream-failed")));
+            assert_eq!(told.certificate.as_deref(), Some("uncertified; why=refused"));
+            assert_eq!(told.reasons(), [Some(Reason::Pinned), Some(Reason::Error), Some(Reason::Degraded)]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_that_was_skipped_by_value_is_in_reserve_too() {
+    let predictor = Arc::new(Predictor::of_prompts(about(), [("x", 0.5)]));
+    let plan = plan(min_gate(HoldBack::All), Some(Skip { predictor, above: 0.3 }), None);
+    let mut backends = Backends::default();
+    let told = ask_again(&mut backends, &answering(-0.1), &breaking(), with_reserve(plan.clone())).await;
+    assert_eq!((told.text(), told.degraded, &told.certificate), ("small", Some("upstream-failed"), &None));
+    let local = fake([super::Step::Fail(super::down(Retry::Elsewhere))]);
+    let told = ask_again(&mut backends, &local, &breaking(), with_reserve(plan)).await;
+    assert_eq!(told.text.unwrap_err().kind(), Kind::Unavailable, "nobody answers");
 }
 
 #[tokio::test(start_paused = true)]
