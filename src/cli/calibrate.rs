@@ -21,6 +21,9 @@ use crate::lab::early::Saving;
 use crate::lab::gap::read;
 use crate::lab::records::Records;
 
+/// The name of the figure of all slices together, and of its file.
+const WHOLE: &str = "union";
+
 /// Flags of `weir calibrate`.
 #[derive(Debug, Args)]
 pub struct Calibrate {
@@ -139,7 +142,7 @@ impl Calibrate {
         }
         if let Some(union) = union {
             let json = serde_json::to_string_pretty(&union).map_err(|error| error.to_string())?;
-            problems.extend(write(&self.out.join("union.json"), &(json + "\n")).err());
+            problems.extend(write(&self.out.join(format!("{WHOLE}.json")), &(json + "\n")).err());
             print!("{}", told_of_the_whole(&union));
         }
         if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
@@ -177,7 +180,7 @@ impl Calibrate {
             score: self.score,
             labels: self.labels()?,
             max_tokens: self.max_tokens,
-            date: self.date.clone().unwrap_or_else(today),
+            date: self.date()?,
             promise: self.alpha.map(|alpha| Promise::check(risk, alpha, self.delta)).transpose()?,
             together: self.simultaneous,
             mix: self.mix()?,
@@ -185,7 +188,22 @@ impl Calibrate {
         })
     }
 
+    fn date(&self) -> Result<String, String> {
+        match &self.date {
+            Some(date) if date.trim().is_empty() => Err("--date is empty; leave it out for today's".to_owned()),
+            date => Ok(date.clone().unwrap_or_else(today)),
+        }
+    }
+
     fn labels(&self) -> Result<Labels, String> {
+        for (flag, name) in [("--grader", &self.grader), ("--upstream", &self.upstream), ("--name", &self.name)] {
+            if name.as_ref().is_some_and(|name| name.trim().is_empty()) {
+                return Err(format!("{flag} is empty; say who or what, or leave it out"));
+            }
+        }
+        if self.grader.is_some() && self.basis != WantedBasis::Judge {
+            return Err("--grader belongs to --basis judge".to_owned());
+        }
         if self.basis != WantedBasis::UpstreamAgreement && self.gold_share != 0.0 {
             return Err("--gold-share belongs to --basis upstream-agreement".to_owned());
         }
@@ -237,8 +255,15 @@ impl Calibrate {
             return Err("--name is for one slice; several are called as their slices".to_owned());
         }
         let slice = |(place, name): (usize, &str)| {
-            if self.names().take(place).any(|earlier| earlier == name) {
-                return Err(format!("--slice: \"{name}\" is named twice"));
+            if name.trim().is_empty() {
+                return Err(format!("--slice: \"{}\" has no name", self.slice[place]));
+            }
+            let same = |earlier: &&str| plain(earlier) == plain(name);
+            if let Some(earlier) = self.names().take(place).find(same) {
+                return Err(format!("--slice: \"{name}\" goes to the same file as \"{earlier}\"; name it otherwise"));
+            }
+            if self.slice.len() > 1 && plain(name) == WHOLE {
+                return Err(format!("--slice: \"{name}\" goes to the file of all slices together; name it otherwise"));
             }
             let named =
                 self.slice[place].split_once('=').map(|(_, tasks)| tasks.split(',').map(str::to_owned).collect());
@@ -254,9 +279,7 @@ impl Calibrate {
 
     /// Where the calibration of a slice goes.
     fn file(&self, slice: &str) -> PathBuf {
-        let plain: String =
-            slice.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
-        if self.slice.len() > 1 { self.out.join(plain + ".json") } else { self.out.clone() }
+        if self.slice.len() > 1 { self.out.join(plain(slice) + ".json") } else { self.out.clone() }
     }
 
     /// The attempts that the slice's file counts; none where there is no file.
@@ -274,6 +297,12 @@ impl Calibrate {
         }
         Ok(earlier.attempts)
     }
+}
+
+/// A slice's name in a file's: the same for names that some file system takes for one.
+fn plain(slice: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    slice.chars().map(plain).collect::<String>().to_lowercase()
 }
 
 fn form(name: &str) -> Result<Form, String> {
@@ -323,13 +352,15 @@ fn told(title: &str, made: &Made) -> String {
             certificate.wrong
         )
     });
-    let error = made.error.map(|error| {
+    let error = calibration.certificates.iter().filter_map(|certificate| certificate.error).map(|error| {
         format!(
-            "{title}error at most {:.3} with probability {}: {} of {} answers that agree are wrong all the same\n",
-            error.bound.at_most,
-            1.0 - error.bound.delta,
+            "{title}error at most {:.3} with probability {:.3}: {} of {} answers that agree are wrong all the same, so at \
+             most {:.3}\n",
+            error.at_most,
+            1.0 - error.delta,
             error.wrong,
-            error.agreed
+            error.agreed,
+            error.beta
         )
     });
     let saving = made.saving.map(|Saving { threshold, saved, lost }| {
@@ -338,7 +369,7 @@ fn told(title: &str, made: &Made) -> String {
              kept lost\n"
         )
     });
-    fitted + &certified.collect::<String>() + &error.unwrap_or_default() + &saving.unwrap_or_default()
+    fitted + &certified.collect::<String>() + &error.collect::<String>() + &saving.unwrap_or_default()
 }
 
 fn told_of_the_whole(union: &Union) -> String {

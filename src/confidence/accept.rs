@@ -148,7 +148,8 @@ impl Standing {
 }
 
 /// `max_error=0.05 confidence=0.9 slice=NAME`, or `max_disagreement=… with=GRADER …`; names
-/// percent-encoded, `risk=…` where it is not the selective one; then, where it is audited, what is
+/// percent-encoded, `risk=…` where it is not the selective one; `error_at_most=… error_confidence=…` where known
+/// answers bound the error too; then, where it is audited, what is
 /// measured, by whom, and above which rate of that there is an alarm.
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,6 +164,9 @@ impl fmt::Display for Grant {
         }
         let slice = utf8_percent_encode(&calibration.slice, NAME);
         write!(f, " confidence={} slice={slice}", decimal(1.0 - certificate.delta))?;
+        if let Some(error) = &certificate.error {
+            write!(f, " error_at_most={} error_confidence={}", decimal(error.at_most), decimal(1.0 - error.delta))?;
+        }
         self.audit.as_ref().map_or(Ok(()), |audit| auditing::tell(self, audit, f))
     }
 }

@@ -44,6 +44,9 @@ pub struct Calibration {
     pub date: String,
     /// How often certification was attempted on this slice, each attempt with less delta to spend.
     pub attempts: u32,
+    /// The SHA-256 of the labels that certify, 64 hexadecimal digits; `None`: the file does not say which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
     /// When an answer is given up before its end; part of the keep rule that is certified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early: Option<Early>,
@@ -131,6 +134,40 @@ pub struct Certificate {
     pub wrong: u64,
     /// Which attempt on the slice it was, from 1.
     pub attempt: u32,
+    /// What is known of the error rate too, where disagreement is what is bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<AgreedError>,
+}
+
+/// An error rate from certified disagreement and known answers: P(wrong | kept) ≤ alpha + beta, where beta
+/// bounds P(wrong | kept and agrees with the grader).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgreedError {
+    /// Kept answers that agree with the grader and whose known answer was looked at.
+    pub agreed: u64,
+    /// Those of them that are wrong all the same.
+    pub wrong: u64,
+    /// The bound on the share of wrong ones among those.
+    pub beta: f64,
+    /// What the error rate is at most.
+    pub at_most: f64,
+    /// The chance that it is not, that of the disagreement's bound included.
+    pub delta: f64,
+}
+
+/// `error at most 0.13 with confidence 0.9 (0 of 88 that agree are wrong all the same, so 0.03 at most)`.
+impl fmt::Display for AgreedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AgreedError { agreed, wrong, beta, at_most, delta } = *self;
+        write!(
+            f,
+            "error at most {} with confidence {} ({wrong} of {agreed} that agree are wrong all the same, so {} at most)",
+            decimal(at_most),
+            decimal(1.0 - delta),
+            decimal(beta)
+        )
+    }
 }
 
 /// `selective risk at most 0.05 with confidence 0.9`.
@@ -197,8 +234,12 @@ impl Calibration {
         for (key, text) in texts {
             require(!text.trim().is_empty(), || format!("{key} is empty"))?;
         }
-        let is_sha256 = self.model_sha256.len() == 64 && self.model_sha256.bytes().all(|b| b.is_ascii_hexdigit());
-        require(is_sha256, || format!("model_sha256 \"{}\" is not 64 hexadecimal digits", self.model_sha256))?;
+        for (key, hash) in [("model_sha256", Some(&self.model_sha256)), ("labels", self.labels.as_ref())] {
+            let is_sha256 = |hash: &String| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+            require(hash.is_none_or(is_sha256), || {
+                format!("{key} \"{}\" is not 64 hexadecimal digits", hash.map_or("", String::as_str))
+            })?;
+        }
         require((self.basis == Basis::Gold) == self.grader.is_none(), || {
             "grader must name who graded, unless basis is \"gold\"".to_owned()
         })?;
@@ -252,9 +293,22 @@ impl Certificate {
         require(self.wrong <= self.kept && self.kept <= self.rows && self.kept > 0, || {
             format!("{} wrong of {} kept of {} rows cannot be", self.wrong, self.kept, self.rows)
         })?;
+        self.error.map_or(Ok(()), |error| error.check(calibration).map_err(|why| format!("error: {why}")))?;
         require((1..=calibration.attempts).contains(&self.attempt), || {
             format!("attempt {} is not among the {} attempts of the file", self.attempt, calibration.attempts)
         })
+    }
+}
+
+impl AgreedError {
+    fn check(&self, calibration: &Calibration) -> Result<(), String> {
+        require(calibration.basis == Basis::UpstreamAgreement, || {
+            "only agreement with an upstream leaves an error to be bounded".to_owned()
+        })?;
+        for (key, share) in [("beta", self.beta), ("at_most", self.at_most), ("delta", self.delta)] {
+            require(share > 0.0 && share <= 1.0, || format!("{key} {share} is not above 0 and at most 1"))?;
+        }
+        require(self.wrong <= self.agreed, || format!("{} wrong of {} cannot be", self.wrong, self.agreed))
     }
 }
 

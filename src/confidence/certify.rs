@@ -454,6 +454,8 @@ pub fn control_expectation(grid: &Grid, rows: &[Row], alpha: f64) -> Option<f64>
 /// An error rate at most `at_most`, with probability 1 − `delta`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ErrorBound {
+    /// The bound on P(wrong | kept and agrees).
+    pub beta: f64,
     /// The most the error rate may be.
     pub at_most: f64,
     /// The probability that it is more.
@@ -466,7 +468,7 @@ pub struct ErrorBound {
 /// or agrees and is wrong). Both deltas add up: split one over the two.
 pub fn error_from_disagreement(disagreement: &Promise, wrong: usize, agreed: usize, delta: f64) -> ErrorBound {
     let beta = upper_bound(wrong, agreed, delta);
-    ErrorBound { at_most: (disagreement.alpha + beta).min(1.0), delta: disagreement.delta + delta }
+    ErrorBound { beta, at_most: (disagreement.alpha + beta).min(1.0), delta: disagreement.delta + delta }
 }
 
 #[cfg(test)]

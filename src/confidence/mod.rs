@@ -65,7 +65,7 @@ mod tests;
 
 pub use accept::{Accept, Grant, Ruling, Standing};
 pub use auditing::{Auditing, Compare, Grader};
-pub use calibration::{Basis, Calibration, Certificate, Key, Quality};
+pub use calibration::{AgreedError, Basis, Calibration, Certificate, Key, Quality};
 pub use certify::Risk;
 pub use early::{Early, Level, Limit};
 pub use evidence::{Evidence, Inquiry, Second};

@@ -21,11 +21,11 @@ use crate::confidence::certify::{
     Certified, ErrorBound, Grid, Plan, Promise, Refusal, Row, certify_together, error_from_disagreement,
 };
 use crate::confidence::{
-    Basis, Calibration, Certificate, Feature, Form, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Risk, Score,
+    AgreedError, Basis, Calibration, Certificate, Feature, Form, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Risk, Score,
     Split, Transform,
 };
 
-use labels::{Labelled, label};
+use labels::{Labelled, fingerprint, label};
 pub use labels::{Sources, Tasks, Upstream};
 use union::Member;
 pub use union::Union;
@@ -106,23 +106,10 @@ pub struct Made {
     pub calibration: Calibration,
     /// Why the certificate was refused. The attempt is spent: the file must be kept.
     pub refusal: Option<Refusal>,
-    /// What the error rate is at most, where disagreement was certified and known answers were kept back.
-    pub error: Option<AgreedError>,
     /// Answers of the slice without a label.
     pub left_out: usize,
     /// What giving answers up early saves and loses, where that was wanted.
     pub saving: Option<Saving>,
-}
-
-/// An error rate from certified disagreement and known answers.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AgreedError {
-    /// Answers kept that agree with the upstream and whose known answer was looked at.
-    pub agreed: usize,
-    /// Those of them that are wrong all the same.
-    pub wrong: usize,
-    /// P(wrong | kept).
-    pub bound: ErrorBound,
 }
 
 /// A kind of score, as the command line names it.
@@ -257,7 +244,10 @@ impl Prepared {
             .ok_or("no answers are left to measure on; grade more")?;
         let certificate = certified.as_ref().zip(settings.certificate_promise());
         let attempt = settings.attempt(slice);
-        let certificates = certificate.map(|(certified, promise)| certificate_of(certified, promise, attempt));
+        let certificates = certificate.map(|(certified, promise)| Certificate {
+            error: self.error(certified.threshold, promise, attempt),
+            ..certificate_of(certified, promise, attempt)
+        });
         let (basis, grader) = settings.labels.basis();
         let calibration = Calibration {
             version: Calibration::VERSION,
@@ -274,14 +264,14 @@ impl Prepared {
             quality,
             date: settings.date.clone(),
             attempts: slice.attempts + u32::from(settings.promise.is_some()),
+            labels: settings.promise.map(|_| fingerprint(&self.rows)),
             early: self.giving_up.as_ref().map(|rule| rule.early.clone()),
             certificates: certificates.into_iter().collect(),
         };
-        let error = certificate.and_then(|(certified, promise)| self.error(certified.threshold, promise, attempt));
         let threshold = certified.map(|it| it.threshold).or_else(|| self.grid.middle());
         let saving =
             self.giving_up.as_ref().zip(threshold).map(|(rule, threshold)| rule.saving(&ids(&self.rows), threshold));
-        calibration.render().map(|_| Made { calibration, refusal, error, left_out: self.left_out, saving })
+        calibration.render().map(|_| Made { calibration, refusal, left_out: self.left_out, saving })
     }
 
     /// The refusal with how many answers of the slice are missing, all sides together.
@@ -305,7 +295,8 @@ impl Prepared {
         let known: Vec<bool> = agreed.filter_map(|row| row.gold).collect();
         let wrong = known.iter().filter(|right| !**right).count();
         let bound = error_from_disagreement(&promise, wrong, known.len(), promise.at_attempt(attempt).delta());
-        Some(AgreedError { agreed: known.len(), wrong, bound })
+        let ErrorBound { beta, at_most, delta } = bound;
+        Some(AgreedError { agreed: known.len() as u64, wrong: wrong as u64, beta, at_most, delta })
     }
 }
 
@@ -365,6 +356,7 @@ fn certificate_of(certified: &Certified, promise: Promise, attempt: u32) -> Cert
         kept: certified.kept as u64,
         wrong: certified.losses as u64,
         attempt,
+        error: None,
     }
 }
 

@@ -104,6 +104,9 @@ impl<'s> Compiler<'s, '_> {
             let then = if fallback.is_some() { "else_threshold decides, uncertified" } else { "all of it escalates" };
             self.form.note(accept.span.clone(), format!("{}: {missing}: {then}", accept.title));
         }
+        if let Some(error) = granted.as_ref().ok().and_then(|grant| grant.certificate.error) {
+            self.form.note(accept.span.clone(), format!("{}: of the answers kept: {error}", accept.title));
+        }
         let otherwise = fallback.map(|probability| match calibration {
             Some(fitted) if fitted.score.is_probability() => Judge::calibrated(fitted, probability),
             _ => Judge::least_probability(probability),

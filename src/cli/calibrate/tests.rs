@@ -54,3 +54,21 @@ fn a_chance_given_away_that_is_none_is_refused_before_anything_is_spent() {
     assert!(!folder.path().join("sums.json").exists());
     assert_eq!(calibrate(folder.path(), &["--early", "0.05"]), Ok(()));
 }
+
+#[test]
+fn what_no_file_could_hold_is_refused_before_a_label_is_looked_at() {
+    for (flags, why) in [
+        (&["--date", " "][..], "--date is empty"),
+        (&["--basis", "judge", "--grader", ""], "--grader is empty"),
+        (&["--grader", "a judge"], "--grader belongs to --basis judge"),
+        (&["--slice", "Sums=more"], "\"Sums\" goes to the same file as \"sums\""),
+        (&["--slice", "a b=a", "--slice", "a/b=b"], "\"a/b\" goes to the same file as \"a b\""),
+        (&["--slice", "union=more"], "\"union\" goes to the file of all slices together"),
+        (&["--slice", "=more"], "\"=more\" has no name"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let error = calibrate(folder.path(), flags).unwrap_err();
+        assert!(error.contains(why), "{error}");
+        assert!(!folder.path().join("sums.json").exists(), "no attempt is spent: {flags:?}");
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::confidence::{Accept, Basis, Calibration, Grant, Judge, Key, Risk, Standing, Uncertified};
+use crate::confidence::{Accept, AgreedError, Basis, Calibration, Grant, Judge, Key, Risk, Standing, Uncertified};
 use crate::request::{Ask, Chat, ClientBody, Format, Request, Sampling, TenantId, Text, ToolChoice, Tools};
 
 fn calibration() -> Calibration {
@@ -44,6 +44,19 @@ fn a_grant_names_its_risk_and_calls_errors_only_what_gold_labels_found() {
         told(Basis::UpstreamAgreement, Some("up/große;x"), Risk::Joint),
         "max_disagreement=0.05 with=up%2Fgro%C3%9Fe%3Bx risk=joint confidence=0.9 slice=facts%2C%20short"
     );
+}
+
+#[test]
+fn a_grant_tells_what_known_answers_say_of_the_error_beside_the_disagreement() {
+    let mut found = calibration();
+    (found.basis, found.grader) = (Basis::UpstreamAgreement, Some("up".to_owned()));
+    let error = AgreedError { agreed: 88, wrong: 0, beta: 0.03, at_most: 0.13, delta: 0.15 };
+    found.certificates.iter_mut().for_each(|certificate| certificate.error = Some(error));
+    let told = Grant::find(&Arc::new(found.clone()), Risk::Selective, 0.1, 0.9).unwrap().to_string();
+    assert!(told.ends_with(" confidence=0.9 slice=facts%2C%20short error_at_most=0.13 error_confidence=0.85"), "{told}");
+    assert_eq!(Calibration::parse(found.render().unwrap().as_bytes()), Ok(found.clone()));
+    (found.basis, found.grader) = (Basis::Gold, None);
+    assert!(found.render().unwrap_err().contains("only agreement with an upstream"));
 }
 
 /// One chat that is asked as the labelled ones were, after a change.

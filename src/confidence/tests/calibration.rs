@@ -36,7 +36,9 @@ pub(super) fn calibration(score: Score) -> Calibration {
         date: "2026-11-24".into(),
         attempts: 2,
         early: None,
+        labels: None,
         certificates: vec![Certificate {
+            error: None,
             kind: Risk::Selective,
             alpha: 0.1,
             delta: 0.1,

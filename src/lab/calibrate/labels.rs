@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 
 use super::{Labels, Settings, Slice};
@@ -132,6 +133,13 @@ pub(super) struct Labelled {
     pub(super) loss: f64,
     /// Whether it is really right, where that is known.
     pub(super) gold: Option<bool>,
+}
+
+/// A hash of these answers' names and labels: whose is the same, those are the same labels.
+pub(super) fn fingerprint(rows: &[Labelled]) -> String {
+    let mut rows: Vec<String> = rows.iter().map(|row| format!("{} {:?}\n", row.loss, row.id)).collect();
+    rows.sort_unstable();
+    digest(&SHA256, rows.concat().as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The labelled answers of a slice, by id, and how many of its answers have no label.

@@ -287,12 +287,15 @@ fn agreement_compares_what_counts_and_is_named_as_such() {
 fn known_answers_kept_back_turn_disagreement_into_an_error_rate() {
     let labels = Labels::Agreement { upstream: "large/up".into(), form: None, gold_share: 0.3 };
     let made = of_all(&two_tasks(2000), &Settings { labels, ..promising(Risk::Selective, 0.4) }, 0).unwrap();
-    let (error, certificate) = (made.error.unwrap(), &made.calibration.certificates[0]);
+    let certificate = &made.calibration.certificates[0];
+    let error = certificate.error.unwrap();
     assert_eq!(certificate.delta, 0.05, "half of delta is for the known answers");
     assert_eq!(error.wrong, 0, "both never give the same wrong answer here");
-    let beta = upper_bound(0, error.agreed, 0.05 * 6.0 / std::f64::consts::PI.powi(2));
-    assert!((error.bound.at_most - 0.4 - beta).abs() < 1e-12 && error.bound.delta <= 0.1);
-    assert!(made.calibration.fitted_rows + certificate.rows + (error.agreed as u64) < 2000);
+    let beta = upper_bound(0, error.agreed as usize, 0.05 * 6.0 / std::f64::consts::PI.powi(2));
+    assert!((error.beta - beta).abs() < 1e-12 && (error.at_most - 0.4 - beta).abs() < 1e-12 && error.delta <= 0.1);
+    assert!(made.calibration.fitted_rows + certificate.rows + error.agreed < 2000);
+    let file = made.calibration.render().unwrap();
+    assert_eq!(Calibration::parse(file.as_bytes()), Ok(made.calibration), "the file keeps it");
 }
 
 #[test]
@@ -326,6 +329,7 @@ fn the_whole_has_a_test_of_its_own_on_labels_that_no_threshold_saw() {
 #[test]
 fn the_sample_of_the_whole_is_of_all_of_a_slice_though_only_a_part_of_it_is_drawn() {
     let certificate = Certificate {
+        error: None,
         kind: Risk::Joint,
         alpha: 0.5,
         delta: 0.1,

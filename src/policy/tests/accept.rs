@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{ModelId, Names, PLACE, Policy, chat, names, then};
-use crate::confidence::{Accept, Basis, Calibration, Feature, Judge, Score};
+use crate::confidence::{Accept, AgreedError, Basis, Calibration, Feature, Judge, Score};
 use crate::plan::Plan;
 use crate::policy::Facts;
 
@@ -21,6 +21,12 @@ fn named() -> Names {
     let raw = Score::Feature(crate::confidence::Raw { feature: Feature::SumLogprob });
     let others = [
         ("up.json", Calibration { basis: Basis::UpstreamAgreement, grader: Some("up/maxi".into()), ..gold.clone() }),
+        ("known.json", {
+            let mut known = Calibration { basis: Basis::UpstreamAgreement, grader: Some("up/maxi".into()), ..gold.clone() };
+            let error = AgreedError { agreed: 88, wrong: 0, beta: 0.03, at_most: 0.13, delta: 0.15 };
+            known.certificates.iter_mut().for_each(|certificate| certificate.error = Some(error));
+            known
+        }),
         ("raw.json", Calibration { score: raw, ..gold.clone() }),
         ("none.json", Calibration { certificates: Vec::new(), ..gold.clone() }),
         ("c.json", gold),
@@ -185,6 +191,14 @@ fn a_promise_that_nothing_keeps_is_noted_on_its_line_and_no_problem() {
         assert!(note.message.starts_with("rule \"r\": then: accept: ") && note.message.contains(wanted), "{note}");
     }
     assert_eq!(compile("{ max_error = 0.1, calibration = \"c.json\" }", "").unwrap().notes(), []);
+}
+
+#[test]
+fn what_known_answers_say_of_the_error_is_noted() {
+    let policy = compile("{ max_disagreement = 0.1, calibration = \"known.json\" }", "").unwrap();
+    let [note] = policy.notes() else { panic!("{:?}", policy.notes()) };
+    let wanted = "of the answers kept: error at most 0.13 with confidence 0.85 (0 of 88 that agree are wrong all the same";
+    assert!(note.message.contains(wanted), "{note}");
 }
 
 #[test]
