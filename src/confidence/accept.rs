@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::gap::Value;
 use super::running::decimal;
-use super::{Auditing, Basis, Calibration, Certificate, Judge, Ledger, Risk, Uncertified, auditing};
+use super::{Auditing, Basis, Bell, Calibration, Certificate, Judge, Ledger, Risk, Uncertified, auditing};
 use crate::request::Request;
 
 /// Names in headers.
@@ -49,6 +49,8 @@ pub struct Grant {
     pub judge: Judge,
     /// How it is audited, where it is.
     pub audit: Option<Auditing>,
+    /// The alarm of the labels it was made of.
+    pub alarm: Bell,
 }
 
 /// What stands behind an answer that a promise was asked for.
@@ -81,7 +83,7 @@ impl Accept {
         };
         let spoken_of = granted.as_ref().map_err(|why| *why).and_then(|grant| {
             grant.calibration.key.check(request, hold_back)?;
-            grant.ledger().and_then(|ledger| ledger.objection()).map_or(Ok(grant), Err)
+            grant.objection().map_or(Ok(grant), Err)
         });
         match spoken_of {
             Ok(grant) => Ruling {
@@ -126,12 +128,18 @@ impl Grant {
         let lowest =
             calibration.certificates.iter().filter(keeps).min_by(|a, b| a.threshold.total_cmp(&b.threshold))?;
         let judge = Judge::calibrated(Arc::clone(calibration), lowest.threshold);
-        Some(Grant { calibration: Arc::clone(calibration), certificate: lowest.clone(), judge, audit: None })
+        let (calibration, certificate) = (Arc::clone(calibration), lowest.clone());
+        Some(Grant { calibration, certificate, judge, audit: None, alarm: Bell::default() })
     }
 
     /// The ledger of its audits, where one is kept.
     pub fn ledger(&self) -> Option<&Arc<Ledger>> {
         self.audit.as_ref()?.ledger()
+    }
+
+    /// Why nothing is kept under it now, whatever is asked.
+    fn objection(&self) -> Option<Uncertified> {
+        if self.alarm.rings() { Some(Uncertified::Alarmed) } else { self.ledger()?.objection() }
     }
 
     /// Whether it bounds errors, and not the disagreement with a grader.

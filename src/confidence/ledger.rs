@@ -1,8 +1,9 @@
 //! The ledger of one slice: its audit, what the audits cost, who is still asked for feedback.
 //!
-//! **Model.** What is audited is a [`Subject`]: a slice, the content of the calibration, and the
-//! promise. As long as those are the same it is the same ledger, over reloads and restarts, so that
-//! nothing but a new calibration ends an alarm. A period is a day (UTC): shares are constant in it,
+//! **Model.** What is audited is a [`Subject`]: the labels that certify, and the promise. As long as those
+//! are the same it is the same ledger, over reloads and restarts, whatever else of a calibration's
+//! file or of a policy changes; the alarm that it raises is that of the labels ([`Alarm`]), so that nothing
+//! but a certificate of other labels ends it. A period is a day (UTC): shares are constant in it,
 //! budgets and the count of skipped audits are its own; an alarm outlives it.
 //!
 //! **Promises.** No clock and no randomness: moments (seconds since 1970) and random numbers are handed
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::{Audit, Counts, Skipped, Ticket};
 use super::certify::Promise;
-use super::{Auditing, Grant, Uncertified, auditing};
+use super::{Alarm, Auditing, Calibration, Certificate, Grant, Uncertified, auditing};
 
 const DAY: u64 = 24 * 60 * 60;
 /// So many changes may be lost when the process ends without a word.
@@ -33,10 +34,8 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Subject {
-    /// The slice, as the calibration calls it.
-    pub slice: String,
-    /// The SHA-256 of the calibration's content, in hexadecimal digits.
-    pub calibration: String,
+    /// What tells the labels that certify from others, in hexadecimal digits.
+    pub labels: String,
     /// What is promised of the answers kept.
     pub promise: Promise,
 }
@@ -45,22 +44,36 @@ impl Subject {
     /// What an audit of this certificate's answers is about.
     ///
     /// # Errors
-    /// What [`super::Calibration::render`] says of an unsound calibration.
+    /// One sentence, where a number of the calibration or of the certificate is unsound.
     pub fn of(grant: &Grant) -> Result<Subject, String> {
-        let certificate = &grant.certificate;
-        Ok(Subject {
-            slice: grant.calibration.slice.clone(),
-            calibration: hex(grant.calibration.render()?.as_bytes()),
-            promise: Promise::check(certificate.kind, certificate.alpha, certificate.delta)?,
-        })
+        let Certificate { kind, alpha, delta, .. } = grant.certificate;
+        let labels = labels(&grant.calibration, &grant.certificate)?;
+        Ok(Subject { labels, promise: Promise::check(kind, alpha, delta)? })
     }
 
     /// A name for its file, the same in every process.
     pub fn file_name(&self) -> String {
         let (risk, alpha, delta) = (self.promise.risk().name(), self.promise.alpha(), self.promise.delta());
-        let whole = hex(format!("{}\n{}\n{risk} {alpha:?} {delta:?}", self.slice, self.calibration).as_bytes());
-        format!("{}.json", &whole[..32])
+        let promise = hex(format!("{risk} {alpha:?} {delta:?}").as_bytes());
+        format!("{}{}.json", Subject::files_of(&self.labels), &promise[..16])
     }
+
+    /// How the names of all files of these labels begin.
+    pub fn files_of(labels: &str) -> String {
+        format!("{}-", &labels[..labels.len().min(32)])
+    }
+}
+
+/// What tells these labels from others: their own hash, where the file says it. Else what was certified with
+/// them and by which attempt. No name, no date and no figure of the file counts, nor another certificate in it.
+fn labels(calibration: &Calibration, certificate: &Certificate) -> Result<String, String> {
+    let Calibration { basis, grader, score, inquiry, key, early, .. } = calibration;
+    let model = calibration.model_sha256.to_ascii_lowercase();
+    let text = match &calibration.labels {
+        Some(labels) => serde_json::to_string(&(model, labels.to_ascii_lowercase())),
+        None => serde_json::to_string(&(model, basis, grader, score, inquiry, key, early, certificate.attempt)),
+    };
+    text.map(|text| hex(text.as_bytes())).map_err(|error| error.to_string())
 }
 
 /// Why the answers of a slice are not certified though there is a certificate; told once each time.
@@ -99,6 +112,8 @@ struct Awaited {
 #[serde(deny_unknown_fields)]
 struct Saved {
     version: u32,
+    /// What the calibration calls the traffic.
+    slice: String,
     subject: Subject,
     /// What is measured, in words.
     measured: String,
@@ -118,6 +133,7 @@ struct Saved {
 #[derive(Debug)]
 struct State {
     saved: Saved,
+    alarm: Arc<Alarm>,
     unsaved: u32,
     told: News,
 }
@@ -133,8 +149,8 @@ pub struct Ledger {
 pub struct AuditStatus {
     /// The slice.
     pub slice: String,
-    /// The content of its calibration.
-    pub calibration_sha256: String,
+    /// What tells the labels of its certificate from others.
+    pub labels: String,
     /// Which risk is bounded.
     pub risk: &'static str,
     /// By what.
@@ -172,13 +188,15 @@ pub struct AuditStatus {
 }
 
 impl Ledger {
-    /// A new ledger.
+    /// A new ledger of what this certificate keeps; `alarm` is that of its labels.
     ///
     /// # Errors
-    /// One sentence where the share or the bound watched makes no audit.
-    pub fn open(subject: Subject, auditing: &Auditing, now: u64) -> Result<Ledger, String> {
+    /// One sentence where the share or the bound watched makes no audit, or the certificate no [`Subject`].
+    pub fn open(grant: &Grant, auditing: &Auditing, alarm: Arc<Alarm>, now: u64) -> Result<Ledger, String> {
+        let subject = Subject::of(grant)?;
         let saved = Saved {
             version: VERSION,
+            slice: grant.calibration.slice.clone(),
             measured: auditing.words(),
             audit: begin(&subject, auditing)?,
             subject,
@@ -190,47 +208,53 @@ impl Ledger {
             open: 0,
             awaited: VecDeque::new(),
         };
-        Ok(Ledger::of(saved))
+        Ok(Ledger::of(saved, alarm))
     }
 
-    /// Reads a rendered ledger of this subject; what was being graded is lost.
+    /// Reads a rendered ledger of these labels, whose alarm is raised where it was; what was being graded is
+    /// lost.
     ///
     /// # Errors
-    /// One sentence: what is wrong with the text.
-    pub fn parse(text: &str, subject: &Subject) -> Result<Ledger, String> {
+    /// One sentence: what is wrong with the text. The alarm is not touched then.
+    pub fn parse(text: &str, labels: &str, alarm: Arc<Alarm>) -> Result<Ledger, String> {
         let mut saved: Saved = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if saved.version != VERSION {
             return Err(format!("version {} is not known; known: {VERSION}", saved.version));
         }
-        if saved.subject != *subject {
-            return Err(format!("it is the ledger of another slice, \"{}\"", saved.subject.slice));
+        if saved.subject.labels != labels {
+            return Err(format!("it is of other labels, those of slice \"{}\"", saved.slice));
         }
         let awaited = saved.awaited.len() as u64;
         saved.audit.lose(saved.open.saturating_sub(awaited));
         saved.open = awaited;
-        Ok(Ledger::of(saved))
+        // Where the moment is missing, the first there is stands for it.
+        let since = saved.alarmed_since.or(saved.audit.is_alarmed().then_some(0));
+        since.map(|since| alarm.raise(since));
+        Ok(Ledger::of(saved, alarm))
     }
 
-    fn of(saved: Saved) -> Ledger {
-        Ledger { state: Mutex::new(State { saved, unsaved: 0, told: News::Watching }) }
+    fn of(saved: Saved, alarm: Arc<Alarm>) -> Ledger {
+        Ledger { state: Mutex::new(State { saved, alarm, unsaved: 0, told: News::Watching }) }
     }
 
-    /// The ledger to go on with under what a policy says now: this one, or, where something else is
+    /// The ledger to go on with under what a policy and a calibration say now: this one, or, where something else is
     /// measured or against another bound, a new one with its counts, since what was bet is void then.
     /// An alarm stays in any case.
     ///
     /// # Errors
     /// As of [`Ledger::open`]; nothing is changed then.
-    pub fn adapted(self: &Arc<Self>, auditing: &Auditing) -> Result<Arc<Ledger>, String> {
+    pub fn adapted(self: &Arc<Self>, slice: &str, auditing: &Auditing) -> Result<Arc<Ledger>, String> {
         let mut state = self.state();
-        let saved = &mut state.saved;
+        let State { saved, alarm, .. } = &mut *state;
         let anew = begin(&saved.subject, auditing)?;
         let same = saved.measured == auditing.words() && saved.audit.promise() == anew.promise();
-        if !same && !saved.audit.is_alarmed() {
+        saved.slice = slice.to_owned();
+        if !same && alarm.since().is_none() {
             // What is graded or awaited now ends in the old one.
             let past = saved.past.and(saved.audit.period());
             let (measured, awaited) = (auditing.words(), VecDeque::new());
-            return Ok(Arc::new(Ledger::of(Saved { audit: anew, measured, past, open: 0, awaited, ..saved.clone() })));
+            let saved = Saved { audit: anew, measured, past, open: 0, awaited, ..saved.clone() };
+            return Ok(Arc::new(Ledger::of(saved, Arc::clone(alarm))));
         }
         if saved.audit.propensity() != auditing.share {
             saved.close_period();
@@ -264,7 +288,7 @@ impl Ledger {
 
     /// Why answers are not kept under the certificate now; `None`: they may be.
     pub fn objection(&self) -> Option<Uncertified> {
-        match self.state().saved.standing() {
+        match self.state().standing() {
             News::Alarmed => Some(Uncertified::Alarmed),
             News::Unmonitored => Some(Uncertified::Unmonitored),
             News::Watching => None,
@@ -336,7 +360,7 @@ impl Ledger {
     /// What has become of it since it was last told; each change once.
     pub fn news(&self) -> Option<News> {
         let mut state = self.state();
-        let now = state.saved.standing();
+        let now = state.standing();
         (std::mem::replace(&mut state.told, now) != now).then_some(now)
     }
 
@@ -355,7 +379,9 @@ impl Ledger {
     /// # Errors
     /// One sentence, where an amount is not finite.
     pub fn render(&self) -> Result<String, String> {
-        let text = serde_json::to_string_pretty(&self.state().saved).map_err(|error| error.to_string())?;
+        let mut state = self.state();
+        state.saved.alarmed_since = state.alarm.since();
+        let text = serde_json::to_string_pretty(&state.saved).map_err(|error| error.to_string())?;
         Ok(text + "\n")
     }
 
@@ -366,16 +392,16 @@ impl Ledger {
         let watched = audit.promise();
         let date = |seconds| humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         AuditStatus {
-            slice: subject.slice.clone(),
-            calibration_sha256: subject.calibration.clone(),
+            slice: state.saved.slice.clone(),
+            labels: subject.labels.clone(),
             risk: subject.promise.risk().name(),
             promised: subject.promise.alpha(),
             confidence: 1.0 - subject.promise.delta(),
             measured: state.saved.measured.clone(),
             rate: auditing::rate(&state.saved.measured),
             alarm_above: watched.alpha(),
-            state: state.saved.standing().name(),
-            alarmed_since: state.saved.alarmed_since.map(|seconds| date(seconds).to_string()),
+            state: state.standing().name(),
+            alarmed_since: state.alarm.since().map(|seconds| date(seconds).to_string()),
             wealth: audit.wealth(),
             peak: audit.peak(),
             alarm_at: 1.0 / watched.delta(),
@@ -401,22 +427,21 @@ impl State {
             Ok(loss) => self.saved.audit.grade(ticket, loss),
             Err(why) => self.saved.audit.skip(ticket, why),
         }
-        if self.saved.audit.is_alarmed() && self.saved.alarmed_since.is_none() {
-            self.saved.alarmed_since = Some(now);
+        if self.saved.audit.is_alarmed() && self.alarm.raise(now) {
             self.unsaved = MOST_UNSAVED;
         }
     }
-}
 
-impl Saved {
     fn standing(&self) -> News {
-        match (self.audit.is_alarmed(), self.audit.is_unmonitored()) {
+        match (self.alarm.since().is_some(), self.saved.audit.is_unmonitored()) {
             (true, _) => News::Alarmed,
             (false, true) => News::Unmonitored,
             (false, false) => News::Watching,
         }
     }
+}
 
+impl Saved {
     fn close_period(&mut self) {
         self.past = self.past.and(self.audit.period());
     }

@@ -38,10 +38,11 @@
 //! accepted; an answer without a token has no score and is never accepted: doubt escalates.
 //!
 //! **Concurrency.** Pure values, no clock, no randomness, and one lock: that of a slice's [`Ledger`],
-//! which all its requests share. `execute` holds one [`Running`] per choice of an answer; `policy`
+//! which all its requests share; an [`Alarm`] is one atomic. `execute` holds one [`Running`] per choice of an answer; `policy`
 //! makes the [`Judge`]s; `api` renders features into headers.
 
 mod accept;
+mod alarm;
 pub mod audit;
 mod auditing;
 pub mod bounds;
@@ -64,6 +65,7 @@ mod split;
 mod tests;
 
 pub use accept::{Accept, Grant, Ruling, Standing};
+pub use alarm::{Alarm, Bell};
 pub use auditing::{Auditing, Compare, Grader};
 pub use calibration::{AgreedError, Basis, Calibration, Certificate, Key, Quality};
 pub use certify::Risk;

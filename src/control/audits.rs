@@ -2,20 +2,22 @@
 //! state folder, so that neither a reload nor a restart forgets an alarm.
 //!
 //! A file is replaced by renaming, so that it is whole whenever the process ends. One that cannot be
-//! read refuses the configuration: an alarm might stand in it. Bound by `build`, written off the
+//! read refuses the configuration: an alarm might stand in it. Files are looked for by the labels of every
+//! certificate in force, audited or not, so that no alarm is silenced by what a policy leaves out. Bound by `build`, written off the
 //! request path (`execute` says when) and by `Control::close`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::confidence::{Auditing, Ledger, Subject};
+use crate::confidence::{Alarm, Auditing, Grant, Ledger, Subject};
 use crate::error::Problem;
 use crate::execute::{Auditor, Store};
 use crate::policy::Policy;
@@ -26,13 +28,32 @@ pub(super) struct Audits {
     /// Where their files lie; `None`: nowhere.
     folder: Option<PathBuf>,
     tasks: TaskTracker,
-    known: Mutex<Vec<Arc<Ledger>>>,
+    known: Mutex<Known>,
     /// One file at a time, so that an older state never replaces a newer one.
     writing: Mutex<()>,
 }
 
+/// What was read or made since the process began.
+#[derive(Debug, Default)]
+struct Known {
+    ledgers: Vec<Arc<Ledger>>,
+    /// By labels ([`Subject::labels`]); those whose files were read.
+    alarms: BTreeMap<String, Arc<Alarm>>,
+}
+
 /// What a rule says of a slice's audits, and the slice's ledger.
-type Bound<'p> = (&'p Auditing, Arc<Ledger>);
+struct Bound<'p> {
+    slice: &'p str,
+    auditing: &'p Auditing,
+    ledger: Arc<Ledger>,
+}
+
+/// A certificate in force, and whose it is.
+#[derive(Clone, Copy)]
+struct Certified<'p> {
+    policy: &'p str,
+    grant: &'p Grant,
+}
 
 impl Audits {
     /// Ledgers that are kept in this state folder; audits run in `tasks`.
@@ -46,95 +67,145 @@ impl Audits {
         Auditor::new(self.tasks.clone(), Some(Arc::clone(self) as Arc<dyn Store>))
     }
 
-    /// Gives every audited certificate of these policies its ledger: the one that is known, else the
-    /// one of its file, else a new one. On a problem nothing is changed.
+    /// Gives every certificate of these policies the alarm of its labels, and every audited one its ledger:
+    /// the one that is known, else the one of its file, else a new one. All that stands in an alarm's way of
+    /// being heard is a problem; on a problem nothing of the policies is changed. Returns the ledgers that
+    /// are written to, and those of alarms that hold a certificate back which nobody audits any more.
     pub(super) fn bind<'p>(
         &self,
         policies: impl Iterator<Item = &'p Arc<Policy>>,
     ) -> Result<Vec<Arc<Ledger>>, Vec<Problem>> {
-        let (mut bound, mut problems): (Vec<Bound<'p>>, Vec<Problem>) = (Vec::new(), Vec::new());
-        for policy in policies {
-            for grant in policy.grants() {
-                let Some(auditing) = &grant.audit else { continue };
-                let found = Subject::of(grant).map_err(|message| problem(policy.name(), message));
-                match found.and_then(|subject| self.find(&subject, (policy.name(), auditing), &bound)) {
-                    Ok(ledger) => bound.push((auditing, ledger)),
-                    Err(problem) => problems.push(problem),
+        let certified = policies.flat_map(|policy| policy.grants().map(|grant| Certified { policy: policy.name(), grant }));
+        let (mut alarms, mut bound, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for one in certified {
+            match self.hear(one).and_then(|(subject, alarm)| {
+                let found = self.find(one, &subject, &alarm, &bound)?;
+                Ok(((one, subject, alarm), found))
+            }) {
+                Ok((alarm, found)) => {
+                    alarms.push(alarm);
+                    bound.extend(found);
                 }
+                Err(problem) if problems.contains(&problem) => {}
+                Err(problem) => problems.push(problem),
             }
         }
         if !problems.is_empty() {
             return Err(problems);
         }
-        let mut ledgers: Vec<Arc<Ledger>> = Vec::new();
-        for (auditing, ledger) in bound {
-            let subject = ledger.subject();
-            let shared = ledgers.iter().find(|other| other.subject() == subject).cloned();
-            let ledger = match shared {
-                Some(ledger) => ledger,
-                None => {
-                    let ledger = ledger.adapted(auditing).map_err(|message| vec![problem(&subject.slice, message)])?;
-                    ledgers.push(Arc::clone(&ledger));
-                    ledger
-                }
-            };
-            auditing.bind(ledger);
-        }
+        let mut ledgers = adapt(bound)?;
         self.remember(&ledgers);
+        for (Certified { policy, grant }, subject, alarm) in alarms {
+            if grant.audit.is_none() && alarm.since().is_some() {
+                let slice = &grant.calibration.slice;
+                tracing::warn!(policy, slice, "audits found the promise of these labels broken: it stays taken back");
+                ledgers.extend(self.of_labels(&subject.labels, &ledgers));
+            }
+            grant.alarm.bind(alarm);
+        }
         Ok(ledgers)
     }
 
-    /// The ledger of a subject; `bound` are those of this generation so far.
-    fn find(
-        &self,
-        subject: &Subject,
-        (policy, auditing): (&str, &Auditing),
-        bound: &[Bound<'_>],
-    ) -> Result<Arc<Ledger>, Problem> {
-        if let Some((other, ledger)) = bound.iter().find(|(_, ledger)| ledger.subject() == *subject) {
-            let message = format!(
-                "slice \"{}\" is audited otherwise by another rule with the same certificate; say the same in both",
-                subject.slice
-            );
-            return if *other == auditing { Ok(Arc::clone(ledger)) } else { Err(problem(policy, message)) };
+    /// What is certified, and the alarm of its labels, raised if it stands in a file.
+    fn hear(&self, Certified { policy, grant }: Certified<'_>) -> Result<(Subject, Arc<Alarm>), Problem> {
+        let subject = Subject::of(grant).map_err(|message| problem(policy, message))?;
+        let mut known = self.known();
+        if let Some(alarm) = known.alarms.get(&subject.labels) {
+            return Ok((subject, Arc::clone(alarm)));
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ledger) = known.iter().find(|ledger| ledger.subject() == *subject) {
-            return Ok(Arc::clone(ledger));
-        }
-        let ledger = match self.read(subject)? {
-            Some(ledger) => ledger,
-            None => Ledger::open(subject.clone(), auditing, now()).map_err(|message| problem(policy, message))?,
-        };
-        Ok(Arc::new(ledger))
+        let alarm = Arc::new(Alarm::default());
+        let read = self.read(&subject.labels, &alarm)?;
+        known.ledgers.extend(read.into_iter().map(Arc::new));
+        known.alarms.insert(subject.labels.clone(), Arc::clone(&alarm));
+        Ok((subject, alarm))
     }
 
-    fn read(&self, subject: &Subject) -> Result<Option<Ledger>, Problem> {
-        let Some(folder) = &self.folder else { return Ok(None) };
-        let file = folder.join(subject.file_name());
-        let told = |message: String| problem(&file.display().to_string(), message);
-        match fs::read_to_string(&file) {
-            Ok(text) => Ledger::parse(&text, subject).map(Some).map_err(|why| {
-                told(format!("is no ledger of audits: {why}; an alarm may stand in it: mend it, or move it away"))
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(folder).map(|()| None).map_err(|error| {
-                    told(format!("cannot make its folder: {error}; name another one with state = \"FOLDER\""))
-                })
+    /// The ledger of an audited certificate; `bound` are those of this generation so far.
+    fn find<'p>(
+        &self,
+        Certified { policy, grant }: Certified<'p>,
+        subject: &Subject,
+        alarm: &Arc<Alarm>,
+        bound: &[Bound<'p>],
+    ) -> Result<Option<Bound<'p>>, Problem> {
+        let Some(auditing) = &grant.audit else { return Ok(None) };
+        let slice = grant.calibration.slice.as_str();
+        let ledger = if let Some(other) = bound.iter().find(|one| one.ledger.subject() == *subject) {
+            if other.auditing != auditing {
+                let message = format!(
+                    "slice \"{slice}\" is audited otherwise by another rule with the same certificate; say the same in both"
+                );
+                return Err(problem(policy, message));
             }
-            Err(error) => Err(told(format!("cannot read the ledger of audits: {error}"))),
-        }
+            Arc::clone(&other.ledger)
+        } else if let Some(ledger) = self.known().ledgers.iter().find(|ledger| ledger.subject() == *subject) {
+            Arc::clone(ledger)
+        } else {
+            self.make_folder()?;
+            let ledger = Ledger::open(grant, auditing, Arc::clone(alarm), now());
+            Arc::new(ledger.map_err(|message| problem(policy, message))?)
+        };
+        Ok(Some(Bound { slice, auditing, ledger }))
+    }
+
+    /// The ledgers of these labels that stand in files.
+    fn read(&self, labels: &str, alarm: &Arc<Alarm>) -> Result<Vec<Ledger>, Problem> {
+        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let unreadable = |path: &Path, error: &io::Error| {
+            problem(&path.display().to_string(), format!("cannot read the ledger of audits: {error}"))
+        };
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(unreadable(folder, &error)),
+        };
+        let beginning = Subject::files_of(labels);
+        let is_theirs = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(&beginning) && name.ends_with(".json"))
+        };
+        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+        let paths: Vec<PathBuf> = paths.collect::<io::Result<_>>().map_err(|error| unreadable(folder, &error))?;
+        let read = |path: &PathBuf| {
+            let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+            Ledger::parse(&text, labels, Arc::clone(alarm)).map_err(|why| {
+                let way_out = "an alarm may stand in it: mend it, or move it away";
+                problem(&path.display().to_string(), format!("is no ledger of audits: {why}; {way_out}"))
+            })
+        };
+        paths.iter().filter(|path| is_theirs(path)).map(read).collect()
+    }
+
+    fn make_folder(&self) -> Result<(), Problem> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        fs::create_dir_all(folder).map_err(|error| {
+            let message = format!("cannot make the folder of audits: {error}; name another one with state = \"FOLDER\"");
+            problem(&folder.display().to_string(), message)
+        })
+    }
+
+    /// The ledgers of these labels that are not among the others.
+    fn of_labels(&self, labels: &str, others: &[Arc<Ledger>]) -> Vec<Arc<Ledger>> {
+        let is_missing = |ledger: &&Arc<Ledger>| {
+            let subject = ledger.subject();
+            subject.labels == labels && others.iter().all(|other| other.subject() != subject)
+        };
+        self.known().ledgers.iter().filter(is_missing).cloned().collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, ledgers: &[Arc<Ledger>]) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = known.len();
+        let mut known = self.known();
+        let before = known.ledgers.len();
         for ledger in ledgers {
             let subject = ledger.subject();
-            known.retain(|other| other.subject() != subject);
-            known.push(Arc::clone(ledger));
+            known.ledgers.retain(|other| other.subject() != subject);
+            known.ledgers.push(Arc::clone(ledger));
         }
-        if known.len() > before && self.folder.is_none() {
+        if known.ledgers.len() > before && self.folder.is_none() {
             tracing::warn!(
                 "audits are not kept over a restart: there is no state folder; name one with state = \"FOLDER\""
             );
@@ -148,7 +219,7 @@ impl Audits {
         if timeout(limit, self.tasks.wait()).await.is_err() {
             tracing::warn!(audits = self.tasks.len(), "audits under way are given up; they count as skipped");
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known().ledgers.clone();
         known.iter().for_each(|ledger| self.store(ledger));
     }
 
@@ -169,7 +240,7 @@ impl Audits {
 
 impl Store for Audits {
     fn store(&self, ledger: &Ledger) {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known().ledgers.clone();
         // One that was replaced must not come back.
         let counts = known.iter().any(|one| std::ptr::eq(&**one, ledger));
         if let Some(folder) = self.folder.as_ref().filter(|_| counts)
@@ -178,6 +249,25 @@ impl Store for Audits {
             tracing::error!(error, "a ledger of audits cannot be written; a restart would forget what stands in it");
         }
     }
+}
+
+/// What rules say now, in force: one ledger per subject.
+fn adapt(bound: Vec<Bound<'_>>) -> Result<Vec<Arc<Ledger>>, Vec<Problem>> {
+    let mut ledgers: Vec<Arc<Ledger>> = Vec::new();
+    for Bound { slice, auditing, ledger } in bound {
+        let subject = ledger.subject();
+        let shared = ledgers.iter().find(|other| other.subject() == subject).cloned();
+        let ledger = match shared {
+            Some(ledger) => ledger,
+            None => {
+                let adapted = ledger.adapted(slice, auditing).map_err(|message| vec![problem(slice, message)])?;
+                ledgers.push(Arc::clone(&adapted));
+                adapted
+            }
+        };
+        auditing.bind(ledger);
+    }
+    Ok(ledgers)
 }
 
 fn problem(place: &str, message: String) -> Problem {

@@ -193,6 +193,8 @@ struct Prepared {
     plan: Option<Plan>,
     /// When answers are given up; part of what is certified.
     giving_up: Option<GivingUp>,
+    /// A hash of the labels of the other side.
+    labels: String,
 }
 
 impl Prepared {
@@ -201,6 +203,7 @@ impl Prepared {
         let all = labelled.len();
         let (fit_side, other) = split(labelled, "", FIT_SHARE);
         let other = first_of_groups(other);
+        let labels = fingerprint(&other);
         let (gold, other) = split(other, "gold ", settings.labels.gold_share());
         let (kept_back, rows) = split(other, "whole ", if settings.mix.is_empty() { 0.0 } else { UNION_SHARE });
         let graded: Vec<Graded> = fit_side.iter().map(|row| row.graded).collect();
@@ -213,7 +216,7 @@ impl Prepared {
             .certificate_promise()
             .map(|promise| Plan::new(promise.at_attempt(settings.attempt(slice)), grid.clone()));
         let fitted = fit_side.len();
-        Ok(Prepared { score, graded: all, fitted, rows, kept_back, gold, left_out, grid, plan, giving_up })
+        Ok(Prepared { score, graded: all, fitted, rows, kept_back, gold, left_out, grid, plan, giving_up, labels })
     }
 
     fn losses(&self, rows: &[Labelled]) -> Vec<Row> {
@@ -264,7 +267,7 @@ impl Prepared {
             quality,
             date: settings.date.clone(),
             attempts: slice.attempts + u32::from(settings.promise.is_some()),
-            labels: settings.promise.map(|_| fingerprint(&self.rows)),
+            labels: settings.promise.map(|_| self.labels.clone()),
             early: self.giving_up.as_ref().map(|rule| rule.early.clone()),
             certificates: certificates.into_iter().collect(),
         };

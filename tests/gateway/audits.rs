@@ -260,20 +260,69 @@ async fn a_judge_is_asked_whether_both_say_the_same_and_only_a_plain_letter_coun
     }
 }
 
+/// The calibration after a new attempt, with new labels.
+fn recalibrated() -> String {
+    CALIBRATION.replace("\"attempts\": 1", "\"attempts\": 2").replace("\"attempt\": 1", "\"attempt\": 2")
+}
+
+/// The policy without its audit.
+fn unaudited() -> String {
+    let policy = policy("X");
+    let (before, rest) = policy.split_once(", audit = {").unwrap();
+    format!("{before}{}", rest.split_once('}').unwrap().1)
+}
+
 #[tokio::test]
-async fn a_reload_keeps_the_alarm_and_a_new_calibration_ends_it() {
+async fn nothing_but_other_labels_ends_an_alarm() {
     let fake = paris().await;
     let house = open(&fake, BY_MODEL).await;
     raise_alarm(&house).await;
-    house.write("p.toml", &policy("allowance = 0.5, usd_per_day = 2"));
-    // Blanks and lines are no new content.
-    house.write("c.json", &format!("{CALIBRATION}\n\n"));
+    let dated = CALIBRATION.replace("2026-11-24", "2026-12-24").replace("facts-small", "facts-2");
+    let renamed = dated.replace("facts, short", "something else");
+    for (policy, calibration) in [
+        (policy("allowance = 0.5, usd_per_day = 2"), CALIBRATION),
+        (policy(BY_MODEL), &format!("{CALIBRATION}\n\n")),
+        (policy(BY_MODEL), &dated),
+        (policy(BY_MODEL), &renamed),
+        (policy(BY_MODEL).replace("max_error = 0.1", "max_error = 0.05"), CALIBRATION),
+        (unaudited(), CALIBRATION),
+        (policy(BY_MODEL), CALIBRATION),
+    ] {
+        house.write("p.toml", &policy);
+        house.write("c.json", calibration);
+        house.control.reload().await.unwrap();
+        let reply = ask(&house, "Rome").await;
+        assert_eq!(reply.header("x-weir-certificate"), "uncertified; why=alarmed", "{policy}");
+        assert!(!is_kept(&reply));
+        assert_eq!(status(&house).state, "alarmed", "it is shown whoever still audits: {policy}");
+    }
+    house.write("c.json", &recalibrated());
     house.control.reload().await.unwrap();
-    assert!(!is_kept(&ask(&house, "Paris").await));
-    house.write("c.json", &CALIBRATION.replace("2026-11-24", "2026-12-24"));
-    house.control.reload().await.unwrap();
-    assert!(is_kept(&ask(&house, "Paris").await));
+    assert!(is_kept(&ask(&house, "Rome").await));
     assert_eq!(status(&house).state, "watching");
+}
+
+#[tokio::test]
+async fn a_rule_that_audits_nothing_is_taken_back_with_the_one_that_does_and_over_a_restart() {
+    let state = tempfile::tempdir().unwrap();
+    let folder = state.path().to_str().unwrap();
+    let fake = paris().await;
+    let house = open_in(&fake, BY_MODEL, Some(folder)).await;
+    let audited = policy(BY_MODEL).replace("name = \"p\"\n", "");
+    let quiet = unaudited().replace("name = \"p\"\n", "").replace("\"r\"", "\"quiet\"\nwhen = 'request.tenant == \"x\"'");
+    house.write("p.toml", &format!("name = \"p\"\n{quiet}{audited}"));
+    house.control.reload().await.unwrap();
+    raise_alarm(&house).await;
+    house.write("p.toml", &unaudited());
+    house.control.reload().await.unwrap();
+    house.control.close(Duration::from_secs(20)).await;
+    drop(house);
+    let house = open_in(&fake, BY_MODEL, Some(folder)).await;
+    house.write("p.toml", &unaudited());
+    let restarted = house.restart().await.unwrap();
+    assert_eq!(restarted.current().audit_statuses()[0].state, "alarmed");
+    house.control.reload().await.unwrap();
+    assert_eq!(ask(&house, "Rome").await.header("x-weir-certificate"), "uncertified; why=alarmed");
 }
 
 #[tokio::test]

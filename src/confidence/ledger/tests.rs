@@ -23,11 +23,11 @@ fn by_model(share: f64, allowance: f64) -> Auditing {
 }
 
 fn ledger(auditing: &Auditing) -> Ledger {
-    Ledger::open(Subject::of(&grant(calibration())).unwrap(), auditing, NOON).unwrap()
+    Ledger::open(&grant(calibration()), auditing, Arc::default(), NOON).unwrap()
 }
 
 fn again(ledger: &Ledger) -> Ledger {
-    Ledger::parse(&ledger.render().unwrap(), &ledger.subject()).unwrap()
+    Ledger::parse(&ledger.render().unwrap(), &ledger.subject().labels, Arc::default()).unwrap()
 }
 
 /// Keeps an answer that is drawn, and settles it.
@@ -53,7 +53,7 @@ fn an_alarm_is_told_once_and_outlives_days_reloads_and_restarts() {
     assert_eq!((ledger.is_due(), ledger.is_due()), (true, false));
     ledger.refresh(NOON + 3 * DAY);
     for other in [by_model(0.5, 0.05), by_model(1.0, 0.8), auditing] {
-        let kept = ledger.adapted(&other).unwrap();
+        let kept = ledger.adapted("facts, short", &other).unwrap();
         assert!(Arc::ptr_eq(&kept, &ledger));
         assert_eq!(ledger.objection(), Some(Uncertified::Alarmed));
     }
@@ -65,13 +65,52 @@ fn an_alarm_is_told_once_and_outlives_days_reloads_and_restarts() {
 }
 
 #[test]
-fn another_content_of_the_calibration_is_another_subject() {
-    let ledger = ledger(&by_model(1.0, 0.05));
-    let recalibrated = Subject::of(&grant(Calibration { date: "2026-12-01".into(), ..calibration() })).unwrap();
-    assert_ne!(recalibrated, ledger.subject());
-    assert_ne!(recalibrated.file_name(), ledger.subject().file_name());
-    assert!(Ledger::parse(&ledger.render().unwrap(), &recalibrated).unwrap_err().contains("another slice"));
-    assert_eq!(Subject::of(&grant(calibration())).unwrap(), ledger.subject());
+fn what_is_audited_is_what_labels_certify_and_not_what_the_file_says_beside() {
+    let subject = |calibration| Subject::of(&grant(calibration)).unwrap();
+    let known = subject(calibration());
+    let mut cosmetic = calibration();
+    (cosmetic.name, cosmetic.slice, cosmetic.model) = ("other".into(), "renamed".into(), "local/renamed".into());
+    (cosmetic.date, cosmetic.fitted_rows, cosmetic.attempts) = ("2027-01-01".into(), 1, 9);
+    (cosmetic.quality.auroc, cosmetic.model_sha256) = (None, cosmetic.model_sha256.to_uppercase());
+    cosmetic.certificates.retain(|one| one.alpha == 0.1);
+    assert_eq!(subject(cosmetic), known);
+    let attempt = |calibration: &mut Calibration| {
+        calibration.attempts = 2;
+        calibration.certificates.iter_mut().for_each(|one| one.attempt = 2);
+    };
+    let labelled = |calibration: &mut Calibration| calibration.labels = Some("ab".repeat(32));
+    let file = |calibration: &mut Calibration| calibration.model_sha256 = "cd".repeat(32);
+    let key = |calibration: &mut Calibration| calibration.key.max_tokens = Some(64);
+    for change in [attempt, labelled, file, key] {
+        let mut recalibrated = calibration();
+        change(&mut recalibrated);
+        let other = subject(recalibrated);
+        assert!(other != known && other.file_name() != known.file_name());
+    }
+    // Whoever says which labels certify is known by them alone: another score makes no new ones of them.
+    let named = Calibration { labels: Some("ab".repeat(32)), ..calibration() };
+    let mut again = named.clone();
+    attempt(&mut again);
+    assert_eq!(subject(again), subject(named.clone()));
+    assert_ne!(subject(Calibration { labels: Some("ef".repeat(32)), ..named.clone() }), subject(named));
+}
+
+#[test]
+fn an_alarm_is_that_of_the_labels_whatever_else_they_certify() {
+    let calibration = Arc::new(calibration());
+    let of = |risk, alpha| Grant::find(&calibration, risk, alpha, 0.9).unwrap();
+    let alarm = Arc::new(Alarm::default());
+    let open = |grant: &Grant| Ledger::open(grant, &by_model(1.0, 0.05), Arc::clone(&alarm), NOON).unwrap();
+    let [selective, joint] = [of(Risk::Selective, 0.1), of(Risk::Joint, 0.05)];
+    let (first, other) = (open(&selective), open(&joint));
+    assert_ne!(first.subject().file_name(), other.subject().file_name());
+    self::alarm(&first);
+    assert_eq!((other.objection(), other.news()), (Some(Uncertified::Alarmed), Some(News::Alarmed)));
+    let heard = Arc::new(Alarm::default());
+    let text = other.render().unwrap();
+    Ledger::parse(&text, &other.subject().labels, Arc::clone(&heard)).unwrap();
+    assert_eq!(heard.since(), Some(NOON), "its file says so too");
+    assert!(Ledger::parse(&text, "others", heard).unwrap_err().contains("of other labels"));
 }
 
 #[test]
@@ -79,11 +118,11 @@ fn where_something_else_is_measured_the_audit_begins_anew_and_its_counts_stay() 
     let ledger = Arc::new(ledger(&by_model(1.0, 0.05)));
     settle(&ledger, Ok(1.0));
     let (wealth, under_way) = (ledger.status().wealth, ledger.keep(0.0).ticket.unwrap());
-    assert!(Arc::ptr_eq(&ledger.adapted(&by_model(0.5, 0.05)).unwrap(), &ledger));
+    assert!(Arc::ptr_eq(&ledger.adapted("facts, short", &by_model(0.5, 0.05)).unwrap(), &ledger));
     let status = ledger.status();
     assert_eq!((status.wealth, status.share, status.today.graded, status.total.graded), (wealth, 0.5, 0, 1));
     let feedback = Auditing::new(0.5, Grader::Feedback { within: Duration::from_secs(60) }, 0.0);
-    let anew = ledger.adapted(&feedback).unwrap();
+    let anew = ledger.adapted("facts, short", &feedback).unwrap();
     ledger.settle(under_way, Ok(1.0), NOON);
     let status = anew.status();
     assert!((status.wealth - 1.0).abs() < 1e-12, "a grade of the old kind is no bet of the new");
@@ -160,7 +199,7 @@ fn what_is_no_ledger_is_refused() {
     ] {
         let spoilt = text.replace(from, to);
         assert_ne!(spoilt, text);
-        assert!(Ledger::parse(&spoilt, &ledger.subject()).unwrap_err().contains(why), "{to}");
+        assert!(Ledger::parse(&spoilt, &ledger.subject().labels, Arc::default()).unwrap_err().contains(why), "{to}");
     }
 }
 

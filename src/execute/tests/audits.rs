@@ -5,7 +5,7 @@ use super::{
     promised, say,
 };
 use crate::confidence::audit::Counts;
-use crate::confidence::{Auditing, Calibration, Compare, Form, Grader, Grant, Ledger, Risk, Subject};
+use crate::confidence::{Auditing, Calibration, Compare, Form, Grader, Grant, Ledger, Risk};
 use crate::request::ModelId;
 
 /// A gate whose every kept answer is audited by the upstream; streams are judged after one token.
@@ -16,7 +16,7 @@ fn audited(risk: Risk) -> (Gate, Arc<Ledger>) {
     let mut grant = Grant::find(&Arc::new(calibration), risk, 0.1, 0.9).unwrap();
     let grader = Grader::Model { model: ModelId::new(UP), compare: Compare::Form(Form::Text), usd_per_day: 1.0 };
     let auditing = Auditing::new(1.0, grader, 0.05);
-    let ledger = Arc::new(Ledger::open(Subject::of(&grant).unwrap(), &auditing, 0).unwrap());
+    let ledger = Arc::new(Ledger::open(&grant, &auditing, Arc::default(), 0).unwrap());
     auditing.bind(Arc::clone(&ledger));
     grant.audit = Some(auditing);
     (Gate { hold_back: HoldBack::Tokens(1), ..promised(Ok(Arc::new(grant)), None) }, ledger)

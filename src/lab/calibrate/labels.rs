@@ -137,7 +137,7 @@ pub(super) struct Labelled {
 
 /// A hash of these answers' names and labels: whose is the same, those are the same labels.
 pub(super) fn fingerprint(rows: &[Labelled]) -> String {
-    let mut rows: Vec<String> = rows.iter().map(|row| format!("{} {:?}\n", row.loss, row.id)).collect();
+    let mut rows: Vec<String> = rows.iter().map(|row| format!("{} {:?}\n", row.graded.right, row.id)).collect();
     rows.sort_unstable();
     digest(&SHA256, rows.concat().as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
