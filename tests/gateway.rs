@@ -3,6 +3,7 @@
 
 mod audits;
 mod capturing;
+mod deciding;
 mod failing;
 mod feedback;
 mod house;
