@@ -46,7 +46,7 @@ fn parse(body: Bytes, limits: &Limits) -> (Request, Shape) {
 }
 
 fn limits() -> Limits {
-    Limits { max_body: 16 << 20, policy_headers: Vec::new() }
+    Limits::of(16 << 20)
 }
 
 fn parsing(c: &mut Criterion) {
@@ -212,6 +212,7 @@ fn judge(score: Score) -> Judge {
         quality: Quality { rows: 300, auroc: Some(0.75), ece: Some(0.03), brier: Some(0.2) },
         date: "2026-11-24".into(),
         attempts: 0,
+        labels: None,
         early: None,
         certificates: Vec::new(),
     };

@@ -78,7 +78,7 @@ impl Bad {
         for (name, value) in &self.headers {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
-        let limits = Limits { max_body: CAP, policy_headers: Vec::new() };
+        let limits = Limits::of(CAP);
         let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
         let body = Full::new(Bytes::from(self.body.clone()));
         parse(route, &headers, body, &limits, asker).await.expect_err("the request was let through")

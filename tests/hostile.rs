@@ -202,7 +202,7 @@ const REQUEST_WORDS: &[&str] = &[
 ];
 
 fn parse(route: Route, body: Bytes) -> Result<Request, Error> {
-    let limits = Limits { max_body: 1 << 20, policy_headers: Vec::new() };
+    let limits = Limits::of(1 << 20);
     let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
     let headers = HeaderMap::new();
     let parsed = api::parse(route, &headers, Full::new(body), &limits, asker);

@@ -128,6 +128,7 @@ pub(crate) fn calibration(read: &Rows, model: &str) -> Result<String, String> {
         quality: Quality::of(&scored, true).ok_or("there are no test rows")?,
         date: "2026-11-24".to_owned(),
         attempts: 0,
+        labels: None,
         early: None,
         certificates: Vec::new(),
     };

@@ -84,7 +84,7 @@ impl Attempt {
     pub async fn begins<T>(&self, start: impl Future<Output = Result<T>>) -> Result<T> {
         let asked = Asked(Some(self));
         let begun = start.await.inspect_err(|error| self.failed(error));
-        asked.is_answered();
+        asked.done();
         begun
     }
 
@@ -333,7 +333,7 @@ impl Leg {
 struct Asked<'a>(Option<&'a Attempt>);
 
 impl Asked<'_> {
-    fn is_answered(mut self) {
+    fn done(mut self) {
         self.0 = None;
     }
 }

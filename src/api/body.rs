@@ -15,25 +15,30 @@ use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt;
 
+use super::Limits;
 use crate::error::{Error, Kind, Origin, Result};
 
 /// The longest wait for the next piece of a body.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How much memory is taken because a head says that it will be needed.
+const AHEAD: usize = 64 * 1024;
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Reads the body. Not JSON by its head: 415, or 403 where a web page sent it; longer than `cap`
-/// bytes: 413, by its head alone if that says so; no piece within 30 s: 408; not UTF-8: 400.
-pub(super) async fn read<B>(headers: &HeaderMap, body: B, cap: usize) -> Result<Bytes>
+/// Reads the body. Not JSON by its head: 415, or 403 where a web page sent it; longer than the limit:
+/// 413, by its head alone if that says so; no room beside all others: 429; no piece within 30 s: 408; not
+/// UTF-8: 400.
+pub(super) async fn read<B>(headers: &HeaderMap, body: B, limits: &Limits) -> Result<Bytes>
 where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Display,
 {
     let form = check_type(headers)?;
+    let cap = limits.max_body;
     let declared = header(headers, &CONTENT_LENGTH).and_then(|text| text.parse::<usize>().ok());
     if declared.is_some_and(|length| length > cap) {
         return Err(too_large(cap));
     }
-    let whole = collect(body, declared, cap).await?;
+    let whole = collect(body, declared, limits).await?;
     if let Err(error) = std::str::from_utf8(&whole) {
         let message = format!("the body is not UTF-8 at byte {}; send JSON as UTF-8", error.valid_up_to());
         return Err(Error::new(Kind::Invalid, Origin::Client, message).code("invalid_utf8"));
@@ -44,7 +49,7 @@ where
     Ok(whole)
 }
 
-async fn collect<B>(body: B, declared: Option<usize>, cap: usize) -> Result<Bytes>
+async fn collect<B>(body: B, declared: Option<usize>, limits: &Limits) -> Result<Bytes>
 where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Display,
@@ -52,24 +57,27 @@ where
     let mut body = pin!(body);
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
+    let mut taken = limits.room.enter();
     while let Some(frame) = next(&mut body).await? {
         let Ok(piece) = frame.into_data() else {
             continue;
         };
-        if first.len().max(joined.len()) + piece.len() > cap {
-            return Err(too_large(cap));
+        let length = first.len().max(joined.len()) + piece.len();
+        if length > limits.max_body {
+            return Err(too_large(limits.max_body));
         }
+        taken.grow(length)?;
         if first.is_empty() {
             first = piece;
             continue;
         }
         if joined.is_empty() {
-            joined.reserve(declared.unwrap_or(0).max(first.len() + piece.len()));
+            joined.reserve(declared.unwrap_or(0).min(AHEAD).max(length));
             joined.extend_from_slice(&first);
         }
         joined.extend_from_slice(&piece);
     }
-    Ok(if joined.is_empty() { first } else { joined.freeze() })
+    Ok(taken.house(if joined.is_empty() { first } else { joined.freeze() }))
 }
 
 /// The next frame; one that is here already costs no timer.

@@ -78,7 +78,7 @@ where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Display,
 {
-    let whole = body::read(headers, body, limits.max_body).await?;
+    let whole = body::read(headers, body, limits).await?;
     let text = std::str::from_utf8(&whole).map_err(|_| Error::internal("a body was read that is not UTF-8"))?;
     object::<FeedbackFields>(text)?.check()
 }

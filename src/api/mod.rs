@@ -19,6 +19,7 @@ mod models;
 mod parse;
 mod reject;
 mod respond;
+mod room;
 mod route;
 mod sampling;
 mod shape;
@@ -31,6 +32,7 @@ pub use models::{ModelEntry, model, models};
 pub use parse::{Asker, Limits, parse};
 pub use reject::reject;
 pub use respond::respond;
+pub use room::Room;
 pub use route::{Route, route};
 pub use shape::Shape;
 

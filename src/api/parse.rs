@@ -16,6 +16,7 @@ use http::header::AUTHORIZATION;
 use super::body;
 use super::chat::ChatFields;
 use super::fields::object;
+use super::room::Room;
 use super::route::Route;
 use super::sampling::Opened;
 use super::shape::{Endpoint, Shape};
@@ -30,6 +31,15 @@ pub struct Limits {
     pub max_body: usize,
     /// Request headers kept for policies, lowercase.
     pub policy_headers: Vec<String>,
+    /// The memory of all bodies together.
+    pub room: Room,
+}
+
+impl Limits {
+    /// Bodies of so many bytes, of which there may be any number; no header is kept.
+    pub fn of(max_body: usize) -> Limits {
+        Limits { max_body, policy_headers: Vec::new(), room: Room::of(usize::MAX) }
+    }
 }
 
 /// Who asks, as known before the body is read.
@@ -49,7 +59,7 @@ pub struct Asker {
 ///
 /// # Errors
 ///
-/// 413 `too_large` beyond `max_body`, 415 for another content type, 403 for one that a web page may
+/// 413 `too_large` beyond `max_body`, 429 where the bodies of others leave no room, 415 for another content type, 403 for one that a web page may
 /// send unasked, 408 `request_timeout` where no piece of the body comes for 30 s, else 400 with the
 /// path of the field at fault as `param`.
 pub async fn parse<B>(
@@ -63,7 +73,7 @@ where
     B: http_body::Body<Data = Bytes> + Send,
     B::Error: Display,
 {
-    let whole = body::read(headers, body, limits.max_body).await?;
+    let whole = body::read(headers, body, limits).await?;
     let (opened, ask) = read(route, &whole)?;
     let shape = Shape {
         endpoint: Endpoint::Chat,

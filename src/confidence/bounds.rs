@@ -221,6 +221,27 @@ mod tests {
     }
 
     #[test]
+    fn hoeffding_bentkus_follows_its_formula_and_rejects_a_true_null_with_probability_delta_at_most() {
+        // 2 of 50 at .2, by hand: KL(.04, .2) = .04 ln .2 + .96 ln 1.2, and e times the binomial.
+        let hoeffding = (-50.0 * (0.04 * 0.2f64.ln() + 0.96 * 1.2f64.ln())).exp();
+        let bentkus = E * by_hand(2, 50, 0.2);
+        assert!((hoeffding_bentkus(2.0, 50, 0.2) - hoeffding.min(bentkus)).abs() < 1e-12);
+        // All counts of losses of 0 and ½, and of 0 and 1, each with a mean of exactly alpha.
+        for n in [5, 17, 40] {
+            for alpha in [0.05, 0.2, 0.4] {
+                for (loss, p) in [(1.0, alpha), (0.5, 2.0 * alpha)] {
+                    let exactly = |k: usize| by_hand(k, n, p) - if k == 0 { 0.0 } else { by_hand(k - 1, n, p) };
+                    for delta in [0.02, 0.1, 0.3] {
+                        let rejects = |k: &usize| hoeffding_bentkus(loss * *k as f64, n, alpha) <= delta;
+                        let rejected: f64 = (0..=n).filter(rejects).map(exactly).sum();
+                        assert!(rejected <= delta + 1e-12, "{n} {alpha} {loss} {delta}: {rejected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn smallest_n_is_the_first_that_suffices() {
         assert_eq!(smallest_n(0.1, 0.1, 1), 38);
         assert_eq!(smallest_n(0.2, 0.1, 1), 18);

@@ -75,7 +75,8 @@ impl Audits {
         &self,
         policies: impl Iterator<Item = &'p Arc<Policy>>,
     ) -> Result<Vec<Arc<Ledger>>, Vec<Problem>> {
-        let certified = policies.flat_map(|policy| policy.grants().map(|grant| Certified { policy: policy.name(), grant }));
+        let certified =
+            policies.flat_map(|policy| policy.grants().map(|grant| Certified { policy: policy.name(), grant }));
         let (mut alarms, mut bound, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for one in certified {
             match self.hear(one).and_then(|(subject, alarm)| {
@@ -179,7 +180,8 @@ impl Audits {
     fn make_folder(&self) -> Result<(), Problem> {
         let Some(folder) = &self.folder else { return Ok(()) };
         fs::create_dir_all(folder).map_err(|error| {
-            let message = format!("cannot make the folder of audits: {error}; name another one with state = \"FOLDER\"");
+            let message =
+                format!("cannot make the folder of audits: {error}; name another one with state = \"FOLDER\"");
             problem(&folder.display().to_string(), message)
         })
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::audits::Audits;
+use super::bodies;
 use super::check::{Checked, CheckedUpstream, DISCOVERY_TIMEOUT};
 use super::snapshot::{Routes, Snapshot};
 use crate::backend::Backend;
@@ -50,6 +51,7 @@ pub(super) async fn build(
         virtuals.insert("auto".to_owned(), Arc::new(policy));
     }
     let audits = audits.bind(virtuals.values())?;
+    bodies::carry_over(&mut checked.limits, previous.map(Snapshot::limits));
     Ok(Snapshot {
         generation,
         built: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

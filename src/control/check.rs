@@ -16,7 +16,7 @@ use super::values::{
     NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
     parse_endpoint, secret,
 };
-use super::{Hashes, Options, defaults};
+use super::{Hashes, Options, bodies, defaults};
 use crate::account::{Keys, Prices};
 use crate::api::Limits;
 use crate::error::Problem;
@@ -80,7 +80,6 @@ pub(super) struct CheckedUpstream {
     pub(super) discover: Option<String>,
 }
 
-const DEFAULT_MAX_BODY: u64 = 16 << 20;
 const MOST_THREADS: usize = 1024;
 const MOST_SLOTS: u32 = 256;
 const MOST_ENDPOINTS: usize = 64;
@@ -127,7 +126,7 @@ impl<'a> Checker<'a> {
             state: default_state(&options.env),
             warnings: Vec::new(),
             capture: None,
-            limits: Limits { max_body: DEFAULT_MAX_BODY as usize, policy_headers: Vec::new() },
+            limits: bodies::usual(),
             keys: Keys::default(),
             prices: Prices::default(),
             models: Vec::new(),
@@ -184,13 +183,7 @@ impl<'a> Checker<'a> {
         if let Some(admin) = &raw.admin {
             self.checked.admin = self.address(&admin.place, &admin.value);
         }
-        if let Some(max_body) = &raw.max_body {
-            self.checked.limits.max_body = usize::try_from(max_body.value.as_u64()).unwrap_or(usize::MAX);
-            if self.checked.limits.max_body == 0 {
-                self.problems
-                    .push(max_body.problem("max_body = 0 would refuse every request; want a size such as \"16MiB\""));
-            }
-        }
+        bodies::check(raw, &mut self.checked.limits, &mut self.problems);
         if let Some(state) = &raw.state {
             if state.value.is_empty() {
                 self.problems.push(state.problem("state is empty; want a folder"));

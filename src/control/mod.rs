@@ -5,6 +5,7 @@
 //! Called by `main` (start), `listen` (SIGHUP, readiness) and `gateway`.
 
 mod audits;
+mod bodies;
 mod build;
 mod calibrations;
 mod capture;

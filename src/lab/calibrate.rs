@@ -21,8 +21,8 @@ use crate::confidence::certify::{
     Certified, ErrorBound, Grid, Plan, Promise, Refusal, Row, certify_together, error_from_disagreement,
 };
 use crate::confidence::{
-    AgreedError, Basis, Calibration, Certificate, Feature, Form, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw, Risk, Score,
-    Split, Transform,
+    AgreedError, Basis, Calibration, Certificate, Feature, Form, Graded, Isotonic, Key, Logistic, Platt, Quality, Raw,
+    Risk, Score, Split, Transform,
 };
 
 use labels::{Labelled, fingerprint, label};

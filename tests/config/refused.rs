@@ -22,6 +22,7 @@ const TOP: &[Row] = &[
     ("engine_threads = 1000000000 #!\nUP\n", &["1000000000 threads", "want 1 to"]),
     ("workers = -1 #!\nUP\n", &["workers", "-1"]),
     ("max_body = 0 #!\nUP\n", &["max_body = 0", "16MiB"]),
+    ("max_body = \"2MiB\"\nmax_bodies = \"1MiB\" #!\nUP\n", &["max_bodies is less than max_body"]),
     ("max_body = \"lots\" #!\nUP\n", &["max_body"]),
     ("policy_headers = [\"x-ok\", \"x team\"] #!\nUP\n", &["\"x team\"", "no name of a header"]),
     ("policy_headers = [\"Authorization\"] #!\nUP\n", &["\"Authorization\"", "request.tenant"]),

@@ -309,7 +309,8 @@ async fn a_rule_that_audits_nothing_is_taken_back_with_the_one_that_does_and_ove
     let fake = paris().await;
     let house = open_in(&fake, BY_MODEL, Some(folder)).await;
     let audited = policy(BY_MODEL).replace("name = \"p\"\n", "");
-    let quiet = unaudited().replace("name = \"p\"\n", "").replace("\"r\"", "\"quiet\"\nwhen = 'request.tenant == \"x\"'");
+    let quiet =
+        unaudited().replace("name = \"p\"\n", "").replace("\"r\"", "\"quiet\"\nwhen = 'request.tenant == \"x\"'");
     house.write("p.toml", &format!("name = \"p\"\n{quiet}{audited}"));
     house.control.reload().await.unwrap();
     raise_alarm(&house).await;

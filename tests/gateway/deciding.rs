@@ -62,9 +62,8 @@ impl Backend for Small {
         let logprob = [("easy", -0.01), ("medium", -1.0), ("hard", -3.0)];
         let logprob = logprob.iter().find(|(word, _)| last.contains(word)).unwrap().1;
         let word = |choice: u32| if samples > 1 && choice > 0 && last.contains("hard") { "red" } else { "blue" };
-        let parts = (0..samples).map(|choice| {
-            (choice, Part::Text { text: word(choice).into(), tokens: vec![token("x", logprob, &[])] })
-        });
+        let parts = (0..samples)
+            .map(|choice| (choice, Part::Text { text: word(choice).into(), tokens: vec![token("x", logprob, &[])] }));
         let parts = parts.collect();
         complete(call, parts)
     }
@@ -119,8 +118,10 @@ impl Deciding {
         let (small, second) = (Arc::<Small>::default(), Arc::<Second>::default());
         let config = format!("{CONFIG}{}", upstream("up", &up, "models = [\"m\"]"));
         let policy = cascade(rest);
-        let files: Vec<_> = [("m.gguf", "abc"), ("p.toml", policy.as_str())].into_iter().chain(files.to_vec()).collect();
-        let stand_ins: [(&str, Arc<dyn Backend>); 2] = [("local/small", small.clone()), ("local/second", second.clone())];
+        let files: Vec<_> =
+            [("m.gguf", "abc"), ("p.toml", policy.as_str())].into_iter().chain(files.to_vec()).collect();
+        let stand_ins: [(&str, Arc<dyn Backend>); 2] =
+            [("local/small", small.clone()), ("local/second", second.clone())];
         let house = House::open_standing_in(&config, &files, &[], &stand_ins).await;
         Deciding { house, small, second, _up: up }
     }
@@ -233,7 +234,8 @@ async fn by_value_an_answer_is_escalated_while_it_is_worth_its_price_and_the_rat
 
 #[tokio::test]
 async fn a_prompt_that_says_enough_goes_straight_up_and_the_local_model_is_not_asked() {
-    let rest = "accept = { score = \"min_logprob\", at_least = -5.0 }, skip_local = { scorer = \"gap.json\", above = 0.4 }";
+    let rest =
+        "accept = { score = \"min_logprob\", at_least = -5.0 }, skip_local = { scorer = \"gap.json\", above = 0.4 }";
     let scorer = by_prompt();
     let house = Deciding::open(rest, &[("gap.json", &scorer)]).await;
     let up = house.ask(&["hard one"]).await;
@@ -262,7 +264,8 @@ async fn an_escalated_conversation_stays_up_and_says_so_unless_the_policy_says_o
         let (lines, metrics) = house.close(3).await;
         if stays {
             assert_eq!((asked, reasons(&lines[1])), (2, vec![("local/small", "pinned"), ("up/m", "accepted")]));
-            let line = "weir_cascade_total{outcome=\"escalate\",policy=\"p\",reason=\"pinned\",stage=\"local/small\"} 1";
+            let line =
+                "weir_cascade_total{outcome=\"escalate\",policy=\"p\",reason=\"pinned\",stage=\"local/small\"} 1";
             assert_told(&metrics, &[line]);
         }
     }
@@ -317,12 +320,9 @@ async fn a_second_opinion_is_asked_only_where_it_can_change_the_verdict() {
     (calibration["score"], calibration["inquiry"], calibration["certificates"]) = (score, inquiry, json!([]));
     let file = calibration.to_string();
     let house = Deciding::open("accept = { calibration = \"c.json\", at_least = 0.6 }", &[("c.json", &file)]).await;
-    for (text, served, seconds) in [
-        ("easy", "local/small", 0),
-        ("hard", "up/m", 0),
-        ("medium", "local/small", 1),
-        ("medium green", "up/m", 2),
-    ] {
+    for (text, served, seconds) in
+        [("easy", "local/small", 0), ("hard", "up/m", 0), ("medium", "local/small", 1), ("medium green", "up/m", 2)]
+    {
         let reply = house.ask(&[text]).await;
         assert_eq!((served_by(&reply), house.asked().1), (served, seconds), "{text}");
         assert_eq!(reply.header("x-weir-confidence").contains("second_opinion="), text.starts_with("medium"), "{text}");
@@ -349,7 +349,9 @@ async fn beside_skip_local_or_a_pin_a_selective_certificate_does_not_speak() {
         let (lines, metrics) = house.close(1).await;
         assert_eq!(lines[0]["certificate"], told);
         let reason = if rest.is_empty() { "certified" } else { "other_key" };
-        let line = format!("weir_cascade_total{{outcome=\"accept\",policy=\"p\",reason=\"{reason}\",stage=\"local/small\"}} 1");
+        let line = format!(
+            "weir_cascade_total{{outcome=\"accept\",policy=\"p\",reason=\"{reason}\",stage=\"local/small\"}} 1"
+        );
         assert_told(&metrics, &[&line]);
     }
 }

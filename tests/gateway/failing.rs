@@ -1,7 +1,10 @@
 //! What goes wrong before and after the first byte, and who answers then.
 
-use super::house::{House, answer, chat, events, streamed, upstream, with_policy};
+use std::sync::Arc;
+
+use super::house::{House, answer, chat, connect, events, read_until, soon, streamed, upstream, with_policy};
 use crate::fake_upstream::{Answer, FakeUpstream, Piece};
+use tokio::sync::Notify;
 use weir::account::AttemptOutcome;
 use weir::error::Kind;
 
@@ -211,4 +214,33 @@ async fn a_body_of_17_mib_is_refused_with_413_however_it_comes() {
     assert_eq!((reply.status.as_u16(), reply.json()["error"]["code"].as_str()), (413, Some("too_large")));
     assert!(reply.message().contains("max_body"));
     assert!(fake.asked().is_empty());
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_fit_beside_all_others_are_refused_until_there_is_room_again() {
+    let gate = Arc::new(Notify::new());
+    let late = Answer::json("").then(Piece::Wait(Arc::clone(&gate))).and(&[&answer("one")]);
+    let fake = FakeUpstream::saying(late).await;
+    let config = format!("max_body = \"1MiB\"\nmax_bodies = \"1MiB\"\n{}", upstream("up", &fake, MODELS));
+    let house = House::open(&config).await;
+    let large = chat("up/m").replace("hi", &"x".repeat(700 << 10));
+    let mut first = connect(&house, &large).await;
+    while fake.asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    house.control.reload().await.unwrap();
+    let refused = house.chat(&large).await;
+    assert_eq!((refused.status.as_u16(), refused.json()["error"]["code"].as_str()), (429, Some("overloaded")));
+    assert_eq!((refused.header("retry-after"), refused.header("x-weir-origin")), ("1", "gateway"));
+    assert!(refused.message().contains("max_bodies") && fake.asked().len() == 1, "{}", refused.message());
+    gate.notify_one();
+    assert!(read_until(&mut first, "\"total_tokens\":15").await.contains("one"));
+    gate.notify_one();
+    let again = async {
+        while house.chat(&large).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(again).await;
+    assert_eq!(fake.asked().len(), 2);
 }

@@ -21,7 +21,7 @@ use crate::request::{Delta, Finish, ModelId, Part, Request, TenantId, Token, Usa
 
 /// Reads `body` as a request of this route.
 async fn read(route: Route, body: &str) -> Result<(Request, Shape)> {
-    let limits = Limits { max_body: 1 << 20, policy_headers: vec!["x-team".to_owned()] };
+    let limits = Limits { policy_headers: vec!["x-team".to_owned()], ..Limits::of(1 << 20) };
     let asker = Asker { id: Arc::from("r1"), tenant: TenantId::anonymous() };
     let mut headers = HeaderMap::new();
     headers.insert("x-team", "red".parse().unwrap());

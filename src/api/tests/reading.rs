@@ -231,7 +231,7 @@ async fn prompts_and_inputs_are_read_in_every_form() {
 
 #[tokio::test]
 async fn a_body_in_pieces_is_joined_and_one_in_a_piece_is_not_copied() {
-    let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+    let limits = Limits::of(100);
     let asker = || Asker { id: "r".into(), tenant: TenantId::anonymous() };
     let json = r#"{"model":"m","input":"é"}"#;
     let pieces: Vec<Result<Frame<Bytes>, std::io::Error>> =
@@ -248,7 +248,7 @@ async fn a_body_in_pieces_is_joined_and_one_in_a_piece_is_not_copied() {
 
 #[tokio::test]
 async fn a_body_without_declared_length_is_cut_off_at_the_cap() {
-    let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+    let limits = Limits::of(100);
     let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
     let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"          "))));
     let error = parse(Route::Chat, &HeaderMap::new(), StreamBody::new(endless), &limits, asker).await.unwrap_err();
@@ -257,7 +257,7 @@ async fn a_body_without_declared_length_is_cut_off_at_the_cap() {
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_the_client_leaving() {
-    let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+    let limits = Limits::of(100);
     let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
     let pieces = [Ok(Frame::data(Bytes::from_static(b"{"))), Err(std::io::Error::other("reset"))];
     let body = StreamBody::new(stream::iter(pieces));
@@ -267,7 +267,7 @@ async fn a_body_that_breaks_off_is_the_client_leaving() {
 
 #[tokio::test]
 async fn what_curl_declares_is_taken_if_it_is_an_object() {
-    let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+    let limits = Limits::of(100);
     let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
     let mut headers = HeaderMap::new();
     headers.insert("content-type", "application/x-www-form-urlencoded".parse().unwrap());
@@ -289,7 +289,7 @@ async fn a_web_page_must_declare_json() {
         (Some(json), "origin", "https://app.example", true),
         (Some(json), "sec-fetch-site", "cross-site", true),
     ] {
-        let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+        let limits = Limits::of(100);
         let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
@@ -305,7 +305,7 @@ async fn a_web_page_must_declare_json() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stops_coming_is_given_up_and_a_slow_one_is_not() {
     let read = async |pause: u64| {
-        let limits = Limits { max_body: 100, policy_headers: Vec::new() };
+        let limits = Limits::of(100);
         let asker = Asker { id: "r".into(), tenant: TenantId::anonymous() };
         let pieces = stream::iter([r#"{"model""#, r#":"m","input""#, r#":"a"}"#]).then(move |piece| async move {
             tokio::time::sleep(std::time::Duration::from_secs(pause)).await;

@@ -78,6 +78,49 @@ fn no_certificate_comes_from_fewer_labels_than_its_mathematics_needs() {
     }
 }
 
+/// Whatever is drawn and declared: what is certified is backed by as many labels as its test needs.
+#[test]
+fn a_certificate_of_any_plan_and_any_rows_is_proved_by_the_labels_it_counts() {
+    let mut random = SmallRng::seed_from_u64(3);
+    let (mut certified, mut refused) = (0, 0);
+    for round in 0..600 {
+        let risk = Risk::ALL[round % 3];
+        let (alpha, delta) = (0.02 + 0.4 * random.random::<f64>(), 0.01 + 0.3 * random.random::<f64>());
+        let losses = if round % 2 == 0 { Losses::Binary } else { Losses::Bounded };
+        let (starts, attempt) = (1 + round % 4, 1 + (round % 5) as u32);
+        let n = random.random_range(0..400);
+        let wrong: f64 = 0.3 * random.random::<f64>();
+        let mut rows = draw(&mut random, n, |score| wrong * (1.0 - score));
+        if losses == Losses::Bounded {
+            rows.iter_mut().for_each(|row| row.loss *= random.random::<f64>());
+        }
+        let promise = promise(risk, alpha, delta).at_attempt(attempt);
+        let plan = Plan { promise, losses, grid: hundredths(), starts };
+        let level = promise.delta() / starts as f64;
+        let alone = plan.certify(&rows);
+        // Beside others delta is shared: never more is certified.
+        let together = certify_together(&[(&plan, &rows), (&plan, &rows)]).swap_remove(0);
+        for (found, level) in [(alone, level), (together, level)] {
+            let Ok(found) = found else {
+                refused += 1;
+                continue;
+            };
+            certified += 1;
+            let kept: Vec<&Row> = rows.iter().filter(|row| row.score >= found.threshold).collect();
+            let lost: f64 = kept.iter().map(|row| row.loss).sum();
+            assert!(found.kept == kept.len() && (found.losses - lost).abs() < 1e-9, "{found:?}");
+            let counted = risk.denominator(found.kept, n);
+            let p = match losses {
+                Losses::Binary => binomial_cdf(lost.round() as usize, counted, alpha),
+                Losses::Bounded => hoeffding_bentkus(found.losses, counted, alpha),
+            };
+            assert!(p <= level && found.bound <= alpha + 1e-9, "{risk:?} {alpha} {delta} {found:?}: {p}");
+            assert!(counted >= smallest_n(alpha, level, 0), "{found:?}: fewer than could prove it without a loss");
+        }
+    }
+    assert!(certified > 200 && refused > 200, "{certified} {refused}");
+}
+
 #[test]
 fn selective_risk_counts_the_kept_and_the_others_count_everybody() {
     // 100 rows: the best 50 with two errors, then 50 all wrong.

@@ -53,7 +53,10 @@ fn a_grant_tells_what_known_answers_say_of_the_error_beside_the_disagreement() {
     let error = AgreedError { agreed: 88, wrong: 0, beta: 0.03, at_most: 0.13, delta: 0.15 };
     found.certificates.iter_mut().for_each(|certificate| certificate.error = Some(error));
     let told = Grant::find(&Arc::new(found.clone()), Risk::Selective, 0.1, 0.9).unwrap().to_string();
-    assert!(told.ends_with(" confidence=0.9 slice=facts%2C%20short error_at_most=0.13 error_confidence=0.85"), "{told}");
+    assert!(
+        told.ends_with(" confidence=0.9 slice=facts%2C%20short error_at_most=0.13 error_confidence=0.85"),
+        "{told}"
+    );
     assert_eq!(Calibration::parse(found.render().unwrap().as_bytes()), Ok(found.clone()));
     (found.basis, found.grader) = (Basis::Gold, None);
     assert!(found.render().unwrap_err().contains("only agreement with an upstream"));

@@ -104,8 +104,8 @@ async fn live(plan: &Plan, logprobs: [f32; 2]) -> Fate {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_replay_says_who_would_have_served_and_who_would_have_been_asked_in_vain() {
+/// Cascades of two gated stages, of every kind there is.
+fn plans() -> Vec<Plan> {
     let selective = || promised(Ok(Risk::Selective), None);
     let fallback = || promised(Ok(Risk::Selective), Some(0.5));
     let joint = || promised(Ok(Risk::Joint), None);
@@ -119,25 +119,32 @@ async fn a_replay_says_who_would_have_served_and_who_would_have_been_asked_in_va
         (none(), None),
         (threshold(-0.3), None),
     ];
+    let laters = [selective(), fallback(), joint(), threshold(-0.3)];
+    let pins = [None, pin(PinTo::Upstream), pin(PinTo::Tier)];
+    let mut plans = Vec::new();
+    for place in 0..firsts.len() * laters.len() * pins.len() * 2 {
+        let (first, place) = (&firsts[place % firsts.len()], place / firsts.len());
+        let (later, place) = (&laters[place % laters.len()], place / laters.len());
+        let (pin, place) = (&pins[place % pins.len()], place / pins.len());
+        let on_failure = [OnFailure::Error, OnFailure::Local][place];
+        let mut stages = vec![stage(LOCAL, Some(first.0.clone())), stage(MIDDLE, Some(later.clone())), stage(UP, None)];
+        stages[0].skip = first.1.clone();
+        plans.push(Plan::Cascade { stages, on_failure, pin: pin.clone() });
+    }
+    plans
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_says_who_would_have_served_and_who_would_have_been_asked_in_vain() {
     let mut kept = 0;
-    for (first, skip) in &firsts {
-        for later in [selective(), fallback(), joint(), threshold(-0.3)] {
-            for pin in [None, pin(PinTo::Upstream), pin(PinTo::Tier)] {
-                for on_failure in [OnFailure::Error, OnFailure::Local] {
-                    let mut stages = vec![stage(LOCAL, Some(first.clone())), stage(MIDDLE, Some(later.clone()))];
-                    stages[0].skip = skip.clone();
-                    stages.push(stage(UP, None));
-                    let plan = Plan::Cascade { stages, on_failure, pin: pin.clone() };
-                    for logprobs in [[-0.05, -0.05], [-0.05, -5.0], [-0.5, -0.05], [-0.5, -0.5], [-5.0, -5.0]] {
-                        let records = [(LOCAL, logprobs[0]), (MIDDLE, logprobs[1])];
-                        let records = records.map(|(name, logprob)| (ModelId::new(name), traced(logprob))).into();
-                        let decision = Decision { policy: "p".into(), rule: "r".into(), plan: plan.clone() };
-                        let told = fate(&decision, &request(1), &records);
-                        assert_eq!(told, live(&plan, logprobs).await, "{plan:?} {logprobs:?}");
-                        kept += usize::from(matches!(&told, Fate::Served { model, .. } if model.is_local()));
-                    }
-                }
-            }
+    for plan in plans() {
+        for logprobs in [[-0.05, -0.05], [-0.05, -5.0], [-0.5, -0.05], [-0.5, -0.5], [-5.0, -5.0]] {
+            let records = [(LOCAL, logprobs[0]), (MIDDLE, logprobs[1])];
+            let records = records.map(|(name, logprob)| (ModelId::new(name), traced(logprob))).into();
+            let decision = Decision { policy: "p".into(), rule: "r".into(), plan: plan.clone() };
+            let told = fate(&decision, &request(1), &records);
+            assert_eq!(told, live(&plan, logprobs).await, "{plan:?} {logprobs:?}");
+            kept += usize::from(matches!(&told, Fate::Served { model, .. } if model.is_local()));
         }
     }
     assert!(kept > 200 && kept < 700, "both ends are seen: {kept} of 840");
@@ -170,16 +177,13 @@ async fn of_several_answers_one_that_is_refused_decides_and_one_that_is_kept_doe
 
 #[test]
 fn an_answer_that_would_have_been_given_up_is_known_by_its_tokens_only() {
-    let early = Early {
-        epsilon: 0.05,
-        levels: vec![Level { threshold: 0.1, limits: vec![Limit { tokens: 1, below: 0.7 }] }],
-    };
+    let early =
+        Early { epsilon: 0.05, levels: vec![Level { threshold: 0.1, limits: vec![Limit { tokens: 1, below: 0.7 }] }] };
     let calibration = Calibration { early: Some(early), ..calibration() };
     let accept = Accept::Threshold(Judge::calibrated(Arc::new(calibration), 0.1));
     let gate = Gate { accept: Arc::new(accept), hold_back: HoldBack::All };
     let two = |first: f32| {
-        let trace =
-            Trace { logprobs: vec![first, -1.0], margins: vec![1.0; 2], entropies: vec![0.0; 2], ended: false };
+        let trace = Trace { logprobs: vec![first, -1.0], margins: vec![1.0; 2], entropies: vec![0.0; 2], ended: false };
         Recorded { features: Running::of(&trace).features(), trace: Some(trace), ..Recorded::default() }
     };
     let served = |record: Recorded| match of(&gate, 1, &[(LOCAL, record)]) {

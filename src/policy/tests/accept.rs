@@ -22,7 +22,8 @@ fn named() -> Names {
     let others = [
         ("up.json", Calibration { basis: Basis::UpstreamAgreement, grader: Some("up/maxi".into()), ..gold.clone() }),
         ("known.json", {
-            let mut known = Calibration { basis: Basis::UpstreamAgreement, grader: Some("up/maxi".into()), ..gold.clone() };
+            let mut known =
+                Calibration { basis: Basis::UpstreamAgreement, grader: Some("up/maxi".into()), ..gold.clone() };
             let error = AgreedError { agreed: 88, wrong: 0, beta: 0.03, at_most: 0.13, delta: 0.15 };
             known.certificates.iter_mut().for_each(|certificate| certificate.error = Some(error));
             known
@@ -197,7 +198,8 @@ fn a_promise_that_nothing_keeps_is_noted_on_its_line_and_no_problem() {
 fn what_known_answers_say_of_the_error_is_noted() {
     let policy = compile("{ max_disagreement = 0.1, calibration = \"known.json\" }", "").unwrap();
     let [note] = policy.notes() else { panic!("{:?}", policy.notes()) };
-    let wanted = "of the answers kept: error at most 0.13 with confidence 0.85 (0 of 88 that agree are wrong all the same";
+    let wanted =
+        "of the answers kept: error at most 0.13 with confidence 0.85 (0 of 88 that agree are wrong all the same";
     assert!(note.message.contains(wanted), "{note}");
 }
 
