@@ -174,7 +174,7 @@ CASCADE = {
             lines("Agreement with the model in force", "percentunit", "On the shadow sample.",
                   (f"min by (model) (weir_canary_agreement_ratio{{@m}}) {NOTHING}", "{{model}}"), max=1),
             lines("Evidence against the canary", "short",
-                  "By test; roll-back comes by itself when one passes its bound (docs/models.md).",
+                  "By test; roll-back comes by itself when one passes its bound.",
                   (f"max by (model, test) (weir_canary_evidence{{@m}}) {NOTHING}", "{{model}} {{test}}"), log=10, min=None),
         ]),
     ],
