@@ -11,6 +11,7 @@ import http.client
 import http.server
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -64,6 +65,10 @@ output = 0.02
 [capture]
 file = "capture.jsonl"
 """
+# What this Weir may not know yet: it goes by the commented reference of every key.
+REFERENCE = (ROOT / "config" / "weir.toml").read_text()
+TELEMETRY = '\n[telemetry]\notlp = "{upstream}"\nprotocol = "http"\nsample = 1.0\n'
+CANARY = '\n[[model]]\nname = "local/tried"\nfile = "{model}"\ncontext = 256\ncanary = {{ file = "{model}", share = 0.5 }}\n'
 POLICIES = {
     "kept": 'cascade = ["local/small", "large/good"], accept = { max_error = 0.1, calibration = "facts.json", '
             'audit = { share = 1, by = "feedback" } }',
@@ -86,7 +91,10 @@ class Reply(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/v1/traces":
+            return self.send(200, "application/x-protobuf", b"")
+        asked = json.loads(body)
         if self.path.startswith("/bad/"):
             self.send(500, "application/json", b'{"error":{"message":"broken","type":"server_error","param":null,"code":null}}')
         elif asked.get("stream"):
@@ -196,7 +204,10 @@ class Stage:
     def write_files(self):
         model = model_file()
         digest = hashlib.sha256(model.read_bytes()).hexdigest()
-        config = CONFIG.format(model=model, upstream=f"http://127.0.0.1:{self.upstream.server_address[1]}")
+        places = {"model": model, "upstream": f"http://127.0.0.1:{self.upstream.server_address[1]}"}
+        self.has_canary = re.search(r"^#? *canary *=", REFERENCE, re.MULTILINE) is not None
+        optional = [TELEMETRY] * ("[telemetry]" in REFERENCE) + [CANARY] * self.has_canary
+        config = "".join(part.format(**places) for part in [CONFIG, *optional])
         for name, then in POLICIES.items():
             config += f'\n[[virtual]]\nname = "{name}"\npolicy = "{name}.toml"\n'
             (self.folder / f"{name}.toml").write_text(f'name = "{name}"\n[[rule]]\nname = "all"\nthen = {{ {then} }}\n')
@@ -253,6 +264,14 @@ class Stage:
         self.gateway.send_signal(signal.SIGHUP)
         time.sleep(0.4)
 
+    def reload_by_admin(self):
+        """As an operator does; a Weir without this page says 404 or 405."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin}/admin/reload", b"", method="POST")
+        try:
+            urllib.request.urlopen(request, timeout=30).close()
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+
     def wave(self):
         """Some of every kind of request."""
         for _ in range(2):
@@ -265,6 +284,8 @@ class Stage:
         for model in ("large/good", "local/small", "strict"):
             self.ask(model, stream=True)
         self.ask("large/good", stream=True, leave=True)
+        for _ in range(4 if self.has_canary else 0):
+            self.ask("local/tried")
         with ThreadPoolExecutor(16) as crowd:
             list(crowd.map(lambda _: self.ask("local/small", "Tell me a story.", max_tokens=40), range(12)))
 
@@ -274,5 +295,6 @@ class Stage:
         while time.monotonic() < end:
             self.reload(self.config + "\nnonsense = 1\n")
             self.reload(self.config)
+            self.reload_by_admin()
             self.wave()
         time.sleep(3)  # the last scrape and the rules after it
