@@ -3,7 +3,7 @@
 # make help     the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local \
+.PHONY: help run demo-upstream build test test-boards test-deploy test-foreign check check-scripts bench bench-overhead bench-local \
         bench-certificates bench-drift bench-pacing bench-replay bench-scores eval \
         models deps deps-bench
 
@@ -25,6 +25,13 @@ build: deps  ## target/release/weir
 
 test: deps  ## fetch the test models, build, run all tests
 	@scripts/test.sh
+
+test-boards: deps build  ## only the boards: a real Prometheus over a real Weir runs every query
+	@python3 models/fetch.py smollm2-135m-instruct
+	@python3 tests/boards/live.py --weir $(weir) --prometheus "$$(scripts/prometheus.sh)" --list
+
+test-deploy: deps  ## deploy/: schemas of Kubernetes and Compose, the chart rendered, the units, the Containerfile
+	@scripts/test-deploy.sh
 
 test-foreign: deps  ## against a foreign server (compiles llama.cpp once more)
 	@scripts/test-foreign.sh

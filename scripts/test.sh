@@ -26,4 +26,6 @@ WEIR_MODELS=${WEIR_MODELS:-${WEIR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}/m
 export WEIR_TEST_PYTHON WEIR_MODELS
 
 python3 -m unittest discover -s tests/scripts
+scripts/test-deploy.sh
+python3 tests/boards/live.py --weir "${CARGO_TARGET_DIR:-target}/release/weir" --prometheus "$(scripts/prometheus.sh)"
 cargo test --release --locked "$@"
