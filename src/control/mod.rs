@@ -19,6 +19,7 @@ mod read;
 mod snapshot;
 mod sources;
 mod values;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::watch::Sender;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
@@ -47,6 +48,7 @@ pub use history::{Cause, Generation, Refusal};
 pub use snapshot::Snapshot;
 pub use sources::{Changed, Source};
 use sources::{Reading, Sources};
+pub use watch::Watch;
 
 /// What the command line says, and the environment.
 #[derive(Debug, Clone, Default)]
@@ -115,7 +117,7 @@ pub struct Control {
     current: ArcSwap<Snapshot>,
     history: Mutex<History>,
     /// What the disk held when it was last read, right or wrong.
-    disk: watch::Sender<Arc<Sources>>,
+    disk: Sender<Arc<Sources>>,
     reloading: tokio::sync::Mutex<()>,
     began: SystemTime,
 }
@@ -149,8 +151,7 @@ impl Control {
         let (began, built, before) = (SystemTime::now(), SystemTime::now(), Arc::clone(&sources));
         let cause = Cause::Start;
         history.ran(Generation { number: 1, built, cause, warnings, sources: Arc::clone(&sources), before });
-        let (current, history, disk) =
-            (ArcSwap::from_pointee(snapshot), Mutex::new(history), watch::Sender::new(sources));
+        let (current, history, disk) = (ArcSwap::from_pointee(snapshot), Mutex::new(history), Sender::new(sources));
         let reloading = tokio::sync::Mutex::new(());
         Ok(Control { options, fixed, audits, current, history, disk, reloading, began })
     }

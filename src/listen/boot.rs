@@ -1,4 +1,4 @@
-//! The life of the process: boot, reload on SIGHUP, drain on SIGTERM or SIGINT.
+//! The life of the process: boot, reload on SIGHUP and when files change, drain on SIGTERM or SIGINT.
 //!
 //! Runs as pingora's background service, on a runtime that lives as long as the process; the data
 //! port depends on it. A drain ends with the last connection: a client whose upload has stalled, or
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::state::State;
 use super::{Boot, stopping};
-use crate::control::Cause;
+use crate::control::{Cause, Watch};
 
 /// How long the audits of answers served last may take after them.
 pub(super) const AUDITS: Duration = Duration::from_secs(5);
@@ -73,18 +73,17 @@ impl BackgroundService for BootService {
 }
 
 impl BootService {
-    /// Reloads at each hang-up, for ever. Dropping it gives up a reload under way: the running
+    /// Reloads at each hang-up and whenever files have changed, for ever. Dropping it gives up a reload under way: the running
     /// configuration stays.
     async fn reload_on(&self, hangup: &mut Option<Signal>) {
+        let Some(running) = self.state.running() else { return };
+        let mut watch = Watch::open(&running.control);
         loop {
-            next(hangup).await;
-            self.reload(Cause::Signal).await;
-        }
-    }
-
-    /// What comes of it is told in metrics and log.
-    async fn reload(&self, cause: Cause) {
-        if let Some(running) = self.state.running() {
+            let cause = tokio::select! {
+                () = next(hangup) => Cause::Signal,
+                () = watch.changed() => Cause::Files,
+            };
+            // What comes of it is told in metrics and log.
             let _ = running.reload(cause).await;
         }
     }
