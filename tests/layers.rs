@@ -51,7 +51,7 @@ const LISTEN_ALSO: &[&str] = &["control", "observe"];
 const LISTEN_ALSO_FILES: &[&str] = &["boot.rs", "mod.rs", "state.rs"];
 
 /// The same of the files of `listen/admin`: a dry run replays what was captured as the workbench does.
-const ADMIN_ALSO: &[&str] = &["control", "lab", "observe"];
+const ADMIN_ALSO: &[&str] = &["control", "lab", "observe", "request"];
 
 /// Not in names of files and folders: they say nothing.
 const EMPTY_WORDS: &[&str] =
@@ -60,8 +60,8 @@ const EMPTY_WORDS: &[&str] =
 /// Crate → the rooms that may name it.
 const FENCES: &[(&str, &[&str])] = &[
     ("hyper", &["listen", "api", "gateway", "upstream"]),
-    // The workbench asks a gateway over HTTP.
-    ("hyper_util", &["listen", "api", "gateway", "lab", "upstream"]),
+    // The workbench asks a gateway over HTTP, and commands an admin port.
+    ("hyper_util", &["listen", "api", "cli", "gateway", "lab", "upstream"]),
     ("tower", &["listen", "upstream"]),
     ("tower_http", &["listen", "upstream"]),
     ("pingora_core", &["listen", "upstream"]),

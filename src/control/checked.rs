@@ -94,7 +94,7 @@ pub fn check_policy(file: &Path, source: &str, names: &Names) -> Findings {
     }
 }
 
-fn policy_cases(file: &Path, policy: &Policy) -> Vec<Problem> {
+pub(super) fn policy_cases(file: &Path, policy: &Policy) -> Vec<Problem> {
     let cases = file.with_extension("cases.jsonl");
     match std::fs::read_to_string(&cases) {
         Ok(source) => policy.check_cases(&cases.display().to_string(), &source),

@@ -15,9 +15,11 @@ mod defaults;
 mod fixed;
 mod hashes;
 mod history;
+mod propose;
 mod read;
 mod snapshot;
 mod sources;
+mod trail;
 mod values;
 mod watch;
 
@@ -45,9 +47,12 @@ use fixed::Fixed;
 pub use hashes::Hashes;
 use history::History;
 pub use history::{Cause, Generation, Refusal};
+pub use propose::{Proposal, Proposed};
 pub use snapshot::Snapshot;
 pub use sources::{Changed, Source};
 use sources::{Reading, Sources};
+pub use trail::Change;
+use trail::Trail;
 pub use watch::Watch;
 
 /// What the command line says, and the environment.
@@ -116,6 +121,7 @@ pub struct Control {
     audits: Arc<Audits>,
     current: ArcSwap<Snapshot>,
     history: Mutex<History>,
+    trail: Trail,
     /// What the disk held when it was last read, right or wrong.
     disk: Sender<Arc<Sources>>,
     reloading: tokio::sync::Mutex<()>,
@@ -144,6 +150,7 @@ impl Control {
         tell(&checked);
         let fixed = Fixed::of(&checked);
         let audits = Audits::open(checked.state.as_deref(), options.tasks.clone());
+        let trail = Trail::open(checked.state.as_deref());
         let sources = Arc::new(std::mem::take(&mut checked.sources));
         let warnings = std::mem::take(&mut checked.warnings);
         let snapshot = build::build(checked, None, 1, (&options.stand_ins, &audits)).await?;
@@ -153,7 +160,7 @@ impl Control {
         history.ran(Generation { number: 1, built, cause, warnings, sources: Arc::clone(&sources), before });
         let (current, history, disk) = (ArcSwap::from_pointee(snapshot), Mutex::new(history), Sender::new(sources));
         let reloading = tokio::sync::Mutex::new(());
-        Ok(Control { options, fixed, audits, current, history, disk, reloading, began })
+        Ok(Control { options, fixed, audits, current, history, trail, disk, reloading, began })
     }
 
     /// The generation that runs now.
@@ -180,6 +187,30 @@ impl Control {
     /// The newest reloads that were refused, the last one last.
     pub fn refusals(&self) -> Vec<Arc<Refusal>> {
         self.history().refusals()
+    }
+
+    /// Notes a change in the trail, with the generation that runs now: on whose behalf (`who` as
+    /// [`Cause::who`] has it), what was to be changed (one of few words: it is a metric's label), what came
+    /// of it (`applied`, `refused`, `unchanged`), and more in words.
+    pub fn note(&self, who: &str, what: &'static str, outcome: &'static str, about: String) {
+        let (when, who, generation) = (trail::now(), who.to_owned(), self.current().generation());
+        let change = Change { when, who, what: what.to_owned(), generation, outcome: outcome.to_owned(), about };
+        self.trail.note(what, change);
+    }
+
+    /// The newest changes, the last one first.
+    pub fn changes(&self) -> Vec<Change> {
+        self.trail.newest()
+    }
+
+    /// How many changes of each kind were noted in this process.
+    pub fn change_counts(&self) -> Vec<(&'static str, u64)> {
+        self.trail.counts()
+    }
+
+    /// Where requests are captured, if they are.
+    pub fn capture(&self) -> Option<&Capture> {
+        self.fixed.capture.as_ref()
     }
 
     /// Whether the files on the disk, as they were last read, are not those that run: they were refused,
@@ -220,7 +251,7 @@ impl Control {
             Ok(checked) => self.replace(checked, &cause).await,
             Err(problems) => Err(problems),
         };
-        done.map_err(|problems| self.refused(problems, cause))
+        self.told(done, cause)
     }
 
     /// Makes a new generation of the files of an earlier one; those on the disk are left alone, and
@@ -252,7 +283,7 @@ impl Control {
             Ok(checked) => self.replace(checked, &cause).await,
             Err(problems) => Err(problems),
         };
-        done.map_err(|problems| self.refused(problems, cause))
+        self.told(done, cause)
     }
 
     /// Reads and checks, with the texts of `given` in the place of the disk's.
@@ -295,6 +326,25 @@ impl Control {
         let (cause, told) = (cause.clone(), warnings.clone());
         self.history().ran(Generation { number, built, cause, warnings: told, sources, before });
         Ok(Reloaded { generation: number, is_new: true, changed, warnings })
+    }
+
+    /// Notes what came of it.
+    fn told(&self, done: Result<Reloaded, Vec<Problem>>, cause: Cause) -> Result<Reloaded, Vec<Problem>> {
+        let (what, about) = match &cause {
+            Cause::RollBack { to, .. } => ("rollback", format!("to generation {to}; ")),
+            _ => ("reload", String::new()),
+        };
+        let who = cause.who().to_owned();
+        let done = done.map_err(|problems| self.refused(problems, cause));
+        match &done {
+            Ok(Reloaded { is_new: false, .. }) => self.note(&who, what, "unchanged", format!("{about}no file differs")),
+            Ok(Reloaded { changed, .. }) => {
+                let files: Vec<String> = changed.iter().map(|one| format!("{} {}", one.how, one.file)).collect();
+                self.note(&who, what, "applied", format!("{about}{}", files.join(", ")));
+            }
+            Err(problems) => self.note(&who, what, "refused", format!("{about}{} problems", problems.len())),
+        }
+        done
     }
 
     /// Keeps the problems, without anything in them that looks like a secret.

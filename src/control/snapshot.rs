@@ -3,6 +3,7 @@
 //! Immutable; a request takes it once and keeps it to its last byte.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::account::{Keys, Pacers, Prices};
@@ -23,6 +24,8 @@ pub struct Snapshot {
     /// When, in seconds since 1970.
     pub(super) built: u64,
     pub(super) watch: bool,
+    /// The files of the virtual models' policies, by name.
+    pub(super) policy_files: Vec<(String, PathBuf)>,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) operators: Keys,

@@ -30,7 +30,7 @@ impl Running {
         self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
     }
 
-    /// Reads the configuration again, and tells of it in metrics and log.
+    /// Reads the configuration again, and tells of it in metrics and log; `Control` notes it in the trail.
     ///
     /// # Errors
     /// Every problem; what ran goes on.
@@ -51,7 +51,6 @@ impl Running {
             Ok(reloaded) => {
                 self.metrics.reloaded(if reloaded.is_new { Reload::Applied } else { Reload::Unchanged });
                 self.adopt();
-                tracing::info!(generation = reloaded.generation, new = reloaded.is_new, "configuration reloaded");
             }
             Err(problems) => {
                 self.metrics.reloaded(Reload::Refused);

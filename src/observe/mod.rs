@@ -148,6 +148,15 @@ impl Metrics {
         self.families.audits.show(slices);
     }
 
+    /// Takes over how many changes there were of each kind; for the next [`Metrics::render`].
+    pub fn show_changes(&self, counts: &[(&'static str, u64)]) {
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.families.changes.reset();
+        for (what, count) in counts {
+            self.families.changes.with_label_values(&[what]).inc_by(*count);
+        }
+    }
+
     fn set_gauges(&self, statuses: &[(ModelId, Status)]) {
         let gauges = &self.families;
         gauges.queue_depth.reset();

@@ -5,6 +5,7 @@
 //! says who may call. A change that was begun goes on when its caller leaves.
 
 mod door;
+mod dry;
 mod generations;
 mod page;
 mod status;
@@ -60,6 +61,8 @@ static PAGES: &[Page] = &[
     operators(Method::GET, "/admin/generations/*", |it| shown(generations::show(&it))),
     operators(Method::POST, "/admin/reload", |it| Box::pin(generations::reload(it))),
     operators(Method::POST, "/admin/rollback", |it| Box::pin(generations::roll_back(it))),
+    operators(Method::GET, "/admin/changes", |it| shown(view::changes(&it))),
+    operators(Method::POST, "/admin/dry-run", |it| Box::pin(dry::run(it))),
     operators(Method::GET, "/admin/audits", |it| shown(view::audits(&it))),
 ];
 

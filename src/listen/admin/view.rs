@@ -1,4 +1,4 @@
-//! Pages that only show: probes, metrics, audits.
+//! Pages that only show: probes, metrics, changes, audits.
 
 use http::{Response, StatusCode};
 use serde_json::json;
@@ -26,7 +26,15 @@ pub(super) fn metrics(asked: &Asked) -> Result<Response<Body>> {
     let Some(running) = asked.state.running() else { return Ok(bytes(StatusCode::OK, kind, String::new())) };
     let snapshot = running.control.current();
     running.metrics.show_audits(&snapshot.audit_statuses());
+    running.metrics.show_changes(&running.control.change_counts());
     Ok(bytes(StatusCode::OK, kind, running.metrics.render(&snapshot.statuses())))
+}
+
+/// Who has changed what, the last change first; `?last=N` of them.
+pub(super) fn changes(asked: &Asked) -> Result<Response<Body>> {
+    let mut changes = asked.running()?.control.changes();
+    changes.truncate(asked.number("last").unwrap_or(usize::MAX));
+    json(StatusCode::OK, &json!({ "changes": changes }))
 }
 
 /// How every audited slice stands. There is no way to take an alarm back here: a new calibration does.
