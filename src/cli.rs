@@ -3,9 +3,11 @@
 //! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
 //! by `main` only; the one room that prints.
 
+mod against;
 mod calibrate;
 mod eval;
 mod gap;
+mod operator;
 mod replay;
 mod request;
 
@@ -19,6 +21,7 @@ use crate::control::{self, Environment, Findings, Options};
 use crate::error::Problem;
 use crate::policy::Names;
 
+pub use against::check_against;
 pub use calibrate::Calibrate;
 pub use eval::Eval;
 pub use gap::Gap;
@@ -43,6 +46,12 @@ pub enum Command {
         /// Configuration files, policy files, or folders of them.
         #[arg(required = true)]
         paths: Vec<PathBuf>,
+        /// Try policies against the Weir with this admin port: what would be decided otherwise.
+        #[arg(long, value_name = "URL")]
+        against: Option<String>,
+        /// Over how many of its newest captured requests [default: 1000].
+        #[arg(long, value_name = "N", requires = "against")]
+        last: Option<usize>,
     },
     /// Ask models and policies graded rows, and tell what their answers are worth.
     Eval(Box<Eval>),

@@ -21,7 +21,13 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(flags) => serve(&flags),
-        Command::Check { paths } => Ok(ExitCode::from(u8::from(!cli::check(&paths)))),
+        Command::Check { paths, against, last } => {
+            let right = match against {
+                Some(admin) => cli::check_against(&paths, &admin, last),
+                None => Ok(cli::check(&paths)),
+            };
+            right.map(|right| ExitCode::from(u8::from(!right)))
+        }
         Command::Eval(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Calibrate(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Gap(flags) => flags.run().map(|()| ExitCode::SUCCESS),

@@ -91,7 +91,7 @@ async fn a_hang_up_while_the_process_boots_reloads_after_it() {
     asked(&upstream, 1).await;
     process.signal("HUP").await;
     gate.notify_one();
-    process.says("configuration reloaded").await;
+    process.says("\"what\":\"reload\"").await;
     process.signal("TERM").await;
     assert_eq!(process.ends().await.1, Some(0));
 }

@@ -43,6 +43,7 @@ pub(super) async fn build(
     backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());
     backends.lasting = previous.map(|snapshot| Arc::clone(&snapshot.backends.lasting)).unwrap_or_default();
     let names = checked.names();
+    let policy_files = checked.virtuals.iter().map(|one| (one.name.clone(), one.file.clone())).collect();
     let mut virtuals: HashMap<String, Arc<Policy>> =
         std::mem::take(&mut checked.virtuals).into_iter().map(|one| (one.name, Arc::new(one.policy))).collect();
     if checked.builtin_auto
@@ -55,8 +56,11 @@ pub(super) async fn build(
     Ok(Snapshot {
         generation,
         built: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        watch: checked.watch,
+        policy_files,
         limits: checked.limits,
         keys: checked.keys,
+        operators: checked.operators,
         prices: Arc::new(checked.prices),
         backends: Arc::new(backends),
         routes: Routes::new(virtuals, names),

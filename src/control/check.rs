@@ -3,8 +3,8 @@
 //! Pure but for reading the files that the configuration names. `weir check` stops here; `build`
 //! goes on from a [`Checked`].
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderName};
@@ -12,11 +12,12 @@ use http::header::{AUTHORIZATION, HeaderName};
 use super::calibrations::Calibrations;
 use super::capture::{self, Capture};
 use super::read::{self, Placed, Raw, RawCapture, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
+use super::sources::{Reading, Sources};
 use super::values::{
     NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
     parse_endpoint, secret,
 };
-use super::{Hashes, Options, bodies, defaults};
+use super::{Options, bodies, defaults};
 use crate::account::{Keys, Prices};
 use crate::api::Limits;
 use crate::error::Problem;
@@ -44,6 +45,10 @@ pub struct Checked {
     pub warnings: Vec<String>,
     /// Whether requests and answers are logged, and where.
     pub capture: Option<Capture>,
+    /// Whether changed files are applied by themselves.
+    pub watch: bool,
+    /// The key of the admin port; empty: whoever is on this machine.
+    pub(super) operators: Keys,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) prices: Prices,
@@ -52,13 +57,15 @@ pub struct Checked {
     pub(super) virtuals: Vec<VirtualModel>,
     /// Whether the name `auto` gets the built-in policy.
     pub(super) builtin_auto: bool,
+    /// What it was read from.
+    pub(super) sources: Sources,
 }
 
 /// A name that lets a policy choose.
 #[derive(Debug)]
 pub(super) struct VirtualModel {
     pub(super) name: String,
-    file: PathBuf,
+    pub(super) file: PathBuf,
     pub(super) policy: Policy,
 }
 
@@ -67,7 +74,7 @@ struct Draft {
     place: String,
     name: String,
     file: PathBuf,
-    source: String,
+    source: Arc<str>,
 }
 
 /// An upstream and the names it serves.
@@ -85,34 +92,46 @@ const MOST_SLOTS: u32 = 256;
 const MOST_ENDPOINTS: usize = 64;
 
 /// Reads and checks what the options name; without a file, the built-in configuration.
+///
+/// # Errors
+/// Every problem of every file.
 pub fn read(options: &Options) -> Result<Checked, Vec<Problem>> {
-    let mut checker = Checker::new(options);
+    read_as(options, &Reading::default())
+}
+
+/// The same, of the files of this reading, which knows afterwards what was read, right or wrong.
+pub(super) fn read_as(options: &Options, reading: &Reading) -> Result<Checked, Vec<Problem>> {
+    let mut checker = Checker::new(options, reading);
     match &options.config {
         Some(file) => {
             let place = file.display().to_string();
-            let source = std::fs::read_to_string(file).map_err(|error| {
+            let source = reading.text(file).map_err(|error| {
                 vec![Problem { place: place.clone(), message: format!("cannot read the configuration: {error}") }]
             })?;
             checker.file(read::parse(&place, &source).map_err(|problem| vec![problem])?, &place);
         }
         None => defaults::fill(&mut checker),
     }
-    checker.finish()
+    let checked = checker.finish()?;
+    Ok(Checked { sources: reading.sources(), ..checked })
 }
 
 /// Collects the checked parts and every problem.
 pub(super) struct Checker<'a> {
     pub(super) options: &'a Options,
+    reading: &'a Reading,
     pub(super) checked: Checked,
     pub(super) problems: Vec<Problem>,
     folder: PathBuf,
+    /// Where the admin port's address is given.
+    admin_place: String,
     drafts: Vec<Draft>,
     /// Whether something of the file could not be read, so that policies may name what is unknown.
     partly: bool,
 }
 
 impl<'a> Checker<'a> {
-    fn new(options: &'a Options) -> Self {
+    fn new(options: &'a Options, reading: &'a Reading) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let checked = Checked {
             place: options
@@ -126,6 +145,8 @@ impl<'a> Checker<'a> {
             state: default_state(&options.env),
             warnings: Vec::new(),
             capture: None,
+            watch: true,
+            operators: Keys::default(),
             limits: bodies::usual(),
             keys: Keys::default(),
             prices: Prices::default(),
@@ -133,9 +154,20 @@ impl<'a> Checker<'a> {
             upstreams: Vec::new(),
             virtuals: Vec::new(),
             builtin_auto: false,
+            sources: Sources::default(),
         };
         let folder = options.config.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
-        Checker { options, checked, problems: Vec::new(), folder, drafts: Vec::new(), partly: false }
+        let admin_place = checked.place.clone();
+        Checker {
+            options,
+            reading,
+            checked,
+            problems: Vec::new(),
+            folder,
+            admin_place,
+            drafts: Vec::new(),
+            partly: false,
+        }
     }
 
     fn file(&mut self, raw: Raw, place: &str) {
@@ -182,6 +214,11 @@ impl<'a> Checker<'a> {
         }
         if let Some(admin) = &raw.admin {
             self.checked.admin = self.address(&admin.place, &admin.value);
+            self.admin_place.clone_from(&admin.place);
+        }
+        self.checked.watch = raw.watch.as_ref().is_none_or(|watch| watch.value);
+        if let Some(token) = &raw.admin_token {
+            self.admin_token(token);
         }
         bodies::check(raw, &mut self.checked.limits, &mut self.problems);
         if let Some(state) = &raw.state {
@@ -208,6 +245,16 @@ impl<'a> Checker<'a> {
                 Ok(header) => self.checked.limits.policy_headers.push(header.as_str().to_owned()),
                 Err(_) => self.header_problem(raw, name, "is no name of a header, such as \"x-team\""),
             }
+        }
+    }
+
+    fn admin_token(&mut self, token: &Placed<RawKey>) {
+        match secret(&token.value, &self.folder, &self.options.env, self.reading) {
+            Ok(Some(key)) => self.checked.operators.tenants = vec![(TenantId::new("token"), key)],
+            Ok(None) => {
+                self.problems.push(token.problem("admin_token: want one of { env = \"NAME\" }, { file = \"PATH\" }"))
+            }
+            Err(message) => self.problems.push(token.problem(format!("admin_token: {message}"))),
         }
     }
 
@@ -241,7 +288,7 @@ impl<'a> Checker<'a> {
             self.problems.push(tenant.problem(format!("tenant name \"{name}\": {NAME_FORM}")));
         }
         let tenants = &mut self.checked.keys.tenants;
-        match secret(&tenant.value.key, &self.folder, &self.options.env) {
+        match secret(&tenant.value.key, &self.folder, &self.options.env, self.reading) {
             Ok(Some(key)) => match tenants.iter().find(|(_, known)| *known == key) {
                 Some((owner, _)) => {
                     let owner = owner.as_str();
@@ -262,7 +309,7 @@ impl<'a> Checker<'a> {
     fn price_file(&mut self, prices: &Placed<String>) {
         let file = self.folder.join(&prices.value);
         let place = file.display().to_string();
-        let source = match std::fs::read_to_string(&file) {
+        let source = match self.reading.text(&file) {
             Ok(source) => source,
             Err(error) => {
                 return self
@@ -293,10 +340,11 @@ impl<'a> Checker<'a> {
             self.problems.push(model.problem(format!("model \"{name}\": context = 0; want 1 or more")));
         }
         // Without its file the name is known all the same, so that policies are not blamed.
-        let file = find_file(&model.value.file, &self.folder, &self.options.env).unwrap_or_else(|message| {
-            self.problems.push(model.problem(format!("model \"{name}\": {message}")));
-            PathBuf::new()
-        });
+        let file =
+            find_file(&model.value.file, &self.folder, &self.options.env, self.reading).unwrap_or_else(|message| {
+                self.problems.push(model.problem(format!("model \"{name}\": {message}")));
+                PathBuf::new()
+            });
         self.add_model(local_model(name, file, &model.value), &model.place);
     }
 
@@ -306,7 +354,7 @@ impl<'a> Checker<'a> {
             let message = format!("model \"{}\" is given twice", model.id);
             return self.problems.push(Problem { place: place.to_owned(), message });
         }
-        let modified = std::fs::metadata(&model.file).and_then(|file| file.modified()).ok();
+        let modified = self.reading.model(&model.file);
         self.checked.models.push(ModelConfig { modified, ..model });
     }
 
@@ -365,7 +413,7 @@ impl<'a> Checker<'a> {
         if (raw.client, &raw.env, &raw.file) == (Some(true), &None, &None) {
             return Ok(ApiKey::Client);
         }
-        match secret(raw, &self.folder, &self.options.env) {
+        match secret(raw, &self.folder, &self.options.env, self.reading) {
             Ok(Some(key)) => Ok(ApiKey::Value(key)),
             Ok(None) => {
                 Err("api_key: want one of { env = \"NAME\" }, { file = \"PATH\" }, { client = true }".to_owned())
@@ -385,7 +433,7 @@ impl<'a> Checker<'a> {
             );
         }
         let file = self.folder.join(&one.value.policy);
-        match std::fs::read_to_string(&file) {
+        match self.reading.text(&file) {
             Ok(source) => self.drafts.push(Draft { place: one.place, name: one.value.name, file, source }),
             Err(error) => self.problems.push(
                 one.problem(format!("virtual model \"{name}\": cannot read the policy {}: {error}", file.display())),
@@ -398,7 +446,7 @@ impl<'a> Checker<'a> {
         let names = Names { any: self.partly, ..self.checked.names() };
         let models = self.checked.models.clone();
         let prices = self.checked.prices.clone();
-        let mut calibrations = Calibrations::new(names, &models, &self.options.hashes, Some(&prices));
+        let mut calibrations = Calibrations::new(names, &models, self.options, self.reading).with(&prices);
         for Draft { place, name, file, source } in std::mem::take(&mut self.drafts) {
             let names = calibrations.names_for(&file, &source);
             let policy = match Policy::compile(&file.display().to_string(), &source, &names) {
@@ -429,6 +477,10 @@ impl<'a> Checker<'a> {
             let message = format!("listen and admin are both {}; want two ports", self.checked.listen);
             self.problems.push(Problem { place: self.checked.place.clone(), message });
         }
+        let blamed = |it: &Problem| it.message.starts_with("admin_token") || it.place == self.admin_place;
+        if !self.problems.iter().any(blamed) {
+            self.problems.extend(self.checked.open_door(&self.checked.admin, &self.admin_place));
+        }
         self.checked.builtin_auto = !self.checked.virtuals.iter().any(|one| one.name == "auto");
         if self.checked.keys.tenants.is_empty() && !is_loopback(&self.checked.listen) {
             self.checked.warnings.push(format!(
@@ -443,7 +495,7 @@ impl<'a> Checker<'a> {
     fn more_virtuals(&mut self) {
         let same = |one: &Path, other: &Path| std::fs::canonicalize(one).ok() == std::fs::canonicalize(other).ok();
         for (name, file) in &self.options.virtuals {
-            match std::fs::read_to_string(file) {
+            match self.reading.text(file) {
                 Ok(source) => {
                     let known =
                         self.drafts.iter().find(|draft| same(&draft.file, file)).map(|draft| draft.file.clone());
@@ -463,7 +515,7 @@ impl<'a> Checker<'a> {
     fn flags(&mut self) {
         let options = self.options;
         for (name, text) in &options.models {
-            match find_file(text, Path::new(""), &options.env) {
+            match find_file(text, Path::new(""), &options.env, self.reading) {
                 Ok(file) => {
                     let name = name.clone().unwrap_or_else(|| own_name(text, &file));
                     match local_name(&name) {
@@ -484,48 +536,7 @@ impl<'a> Checker<'a> {
         }
         if let Some(admin) = &options.admin {
             self.checked.admin = self.address("--admin", admin);
-        }
-    }
-}
-
-impl Checked {
-    /// Runs the examples that stand beside the policies: `NAME.cases.jsonl` for `NAME.toml`.
-    pub fn check_cases(&self) -> Vec<Problem> {
-        self.virtuals.iter().flat_map(|one| policy_cases(&one.file, &one.policy)).collect()
-    }
-
-    /// What a person should know of the policies and what is no problem, each with its place.
-    pub fn notes(&self) -> impl Iterator<Item = &Problem> {
-        self.virtuals.iter().flat_map(|one| one.policy.notes())
-    }
-
-    /// What policies may name.
-    pub fn names(&self) -> Names {
-        let mut models: BTreeSet<ModelId> = self.models.iter().map(|model| model.id.clone()).collect();
-        let mut short: BTreeMap<String, Option<ModelId>> = BTreeMap::new();
-        let listed = self
-            .upstreams
-            .iter()
-            .flat_map(|one| one.listed.iter().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
-        models.extend(listed);
-        // A name that could be a full one stands for that alone: what a policy keeps on the box
-        // must not leave it because an upstream has a model of the same name.
-        let full = |bare: &str| {
-            bare.split_once('/')
-                .is_some_and(|(first, _)| first == "local" || self.upstreams.iter().any(|one| one.config.name == first))
-        };
-        for model in &models {
-            let bare = model.split().map_or(model.as_str(), |(_, bare)| bare).to_owned();
-            if !full(&bare) {
-                short.entry(bare).and_modify(|known| *known = None).or_insert_with(|| Some(model.clone()));
-            }
-        }
-        Names {
-            models,
-            short: short.into_iter().filter_map(|(bare, model)| model.map(|model| (bare, model))).collect(),
-            wildcards: self.upstreams.iter().filter(|one| one.any).map(|one| one.config.name.clone()).collect(),
-            headers: self.limits.policy_headers.iter().cloned().collect(),
-            ..Names::default()
+            self.admin_place = "--admin".to_owned();
         }
     }
 }
@@ -539,43 +550,6 @@ fn leaked_keys(upstream: &Placed<RawUpstream>) -> Option<Problem> {
         upstream.value.name
     );
     passes_on.then(|| upstream.problem(message))
-}
-
-/// What was found in a policy file.
-#[derive(Debug, Default, PartialEq)]
-pub struct Findings {
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-    /// What a person should know and what is no problem.
-    pub notes: Vec<Problem>,
-}
-
-/// Checks a policy file by itself, its cases included. No model's file is known here, so that a
-/// calibration for another one is found with the configuration only.
-pub fn check_policy(file: &Path, source: &str, names: &Names) -> Findings {
-    let hashes = Hashes::default();
-    let names = Calibrations::new(names.clone(), &[], &hashes, None).names_for(file, source);
-    match Policy::compile(&file.display().to_string(), source, &names) {
-        Ok(policy) => Findings { problems: policy_cases(file, &policy), notes: policy.notes().to_vec() },
-        Err(problems) => Findings { problems, notes: Vec::new() },
-    }
-}
-
-fn policy_cases(file: &Path, policy: &Policy) -> Vec<Problem> {
-    let cases = file.with_extension("cases.jsonl");
-    match std::fs::read_to_string(&cases) {
-        Ok(source) => policy.check_cases(&cases.display().to_string(), &source),
-        Err(_) => Vec::new(),
-    }
-}
-
-/// Every problem of a price file.
-pub fn check_prices(place: &str, source: &str) -> Vec<Problem> {
-    let mut prices = Prices::default();
-    match read::parse_prices(place, source) {
-        Ok(found) => found.into_iter().filter_map(|price| add_price(&mut prices, price).err()).collect(),
-        Err(problems) => problems,
-    }
 }
 
 /// How long a reload may wait for an upstream to list its models.

@@ -16,7 +16,7 @@ pub(super) struct Fixed {
     workers: usize,
     engine_threads: usize,
     state: Option<PathBuf>,
-    capture: Option<Capture>,
+    pub(super) capture: Option<Capture>,
 }
 
 impl Fixed {

@@ -3,6 +3,7 @@
 //! Immutable; a request takes it once and keeps it to its last byte.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::account::{Keys, Pacers, Prices};
@@ -22,8 +23,12 @@ pub struct Snapshot {
     pub(super) generation: u64,
     /// When, in seconds since 1970.
     pub(super) built: u64,
+    pub(super) watch: bool,
+    /// The files of the virtual models' policies, by name.
+    pub(super) policy_files: Vec<(String, PathBuf)>,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
+    pub(super) operators: Keys,
     pub(super) prices: Arc<Prices>,
     pub(super) backends: Arc<Backends>,
     pub(super) routes: Routes,
@@ -38,6 +43,17 @@ impl Snapshot {
         self.generation
     }
 
+    /// Whether changed files are applied by themselves.
+    pub fn watches(&self) -> bool {
+        self.watch
+    }
+
+    /// The virtual models, each with the name of its policy.
+    pub fn virtuals(&self) -> Vec<(ModelId, Arc<Policy>)> {
+        let policy = |name: &ModelId| Some((name.clone(), Arc::clone(self.routes.policies.get(name.as_str())?)));
+        self.routes.virtuals.iter().filter_map(policy).collect()
+    }
+
     /// What bounds a request.
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -46,6 +62,11 @@ impl Snapshot {
     /// The tenants' keys.
     pub fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// The key of the admin port; none: whoever is on this machine may change what runs.
+    pub fn operators(&self) -> &Keys {
+        &self.operators
     }
 
     /// The price table.

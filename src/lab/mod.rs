@@ -8,6 +8,7 @@
 
 pub mod calibrate;
 pub mod comparison;
+pub mod dry;
 pub mod early;
 pub mod eval;
 pub mod gap;

@@ -5,11 +5,12 @@
 //! without its texts cannot be decided anew, and is counted as left out; a bad line is refused with
 //! its place. Read by `cli`, compared by [`super::comparison`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::BufRead;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::eval::answers::{Answer, Asked};
@@ -113,6 +114,52 @@ pub fn read_capture(file: &Path) -> Result<Log, String> {
         }
     }
     Ok(log)
+}
+
+/// The most that is held of a log's newest lines.
+const MOST_BYTES: usize = 64 << 20;
+
+#[derive(Deserialize)]
+struct Head {
+    model: Option<String>,
+    feedback: Option<IgnoredAny>,
+}
+
+/// The newest requests of a capture log, the oldest of them first: at most `last` of those whose model
+/// is one that counts. `files` are the log and what it made room for, the newest first; a file or a
+/// line that cannot be read is left out. What clients said is not looked up.
+pub fn read_last(files: &[PathBuf], last: usize, counts: impl Fn(&str) -> bool) -> Log {
+    let is_one = |line: &String| {
+        let head = serde_json::from_str::<Head>(line).ok().filter(|head| head.feedback.is_none());
+        head.and_then(|head| head.model).is_some_and(|model| counts(&model))
+    };
+    let mut newest: VecDeque<String> = VecDeque::new();
+    for file in files {
+        let Ok(reader) = open(file) else { continue };
+        let room = last - newest.len();
+        let mut own: VecDeque<String> = VecDeque::new();
+        let mut bytes = 0;
+        for line in reader.lines().map_while(Result::ok).filter(is_one) {
+            bytes += line.len();
+            own.push_back(line);
+            while own.len() > room || bytes > MOST_BYTES {
+                bytes -= own.pop_front().map_or(bytes, |line| line.len());
+            }
+        }
+        own.append(&mut newest);
+        newest = own;
+        if newest.len() >= last || newest.iter().map(String::len).sum::<usize>() > MOST_BYTES / 2 {
+            break;
+        }
+    }
+    let mut log = Log::default();
+    for line in newest {
+        match serde_json::from_str::<Line>(&line).ok().and_then(Line::past) {
+            Some(past) => log.requests.push(past),
+            None => log.left_out += 1,
+        }
+    }
+    log
 }
 
 impl Line {

@@ -56,6 +56,7 @@ pub(super) struct Families {
     pub(super) audits: AuditFamilies,
     pub(super) capture_dropped: IntCounterVec,
     pub(super) reloads: IntCounterVec,
+    pub(super) changes: IntCounterVec,
     pub(super) generation: IntGauge,
 }
 
@@ -94,6 +95,7 @@ impl Families {
             audits: AuditFamilies::register(registry)?,
             capture_dropped: counts(&names::CAPTURE_DROPPED)?,
             reloads: counts(&names::RELOADS)?,
+            changes: counts(&names::CHANGES)?,
             generation: keep(registry, IntGauge::with_opts(opts(&names::GENERATION))?)?,
         })
     }

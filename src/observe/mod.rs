@@ -37,6 +37,8 @@ pub enum Reload {
     Applied,
     /// It has a problem; the old one stays.
     Refused,
+    /// No file had changed; the old one stays.
+    Unchanged,
 }
 
 /// All metrics of the process.
@@ -124,6 +126,7 @@ impl Metrics {
         let outcome = match reload {
             Reload::Applied => "applied",
             Reload::Refused => "refused",
+            Reload::Unchanged => "unchanged",
         };
         self.families.reloads.with_label_values(&[outcome]).inc();
     }
@@ -143,6 +146,15 @@ impl Metrics {
     pub fn show_audits(&self, slices: &[AuditStatus]) {
         let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.families.audits.show(slices);
+    }
+
+    /// Takes over how many changes there were of each kind; for the next [`Metrics::render`].
+    pub fn show_changes(&self, counts: &[(&'static str, u64)]) {
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.families.changes.reset();
+        for (what, count) in counts {
+            self.families.changes.with_label_values(&[what]).inc_by(*count);
+        }
     }
 
     fn set_gauges(&self, statuses: &[(ModelId, Status)]) {
