@@ -55,6 +55,7 @@ pub(super) async fn build(
         built: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         limits: checked.limits,
         keys: checked.keys,
+        operators: checked.operators,
         prices: Arc::new(checked.prices),
         backends: Arc::new(backends),
         routes: Routes::new(virtuals, names),

@@ -3,7 +3,6 @@
 //! Pure but for reading the files that the configuration names. `weir check` stops here; `build`
 //! goes on from a [`Checked`].
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use super::values::{
     NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
     parse_endpoint, secret,
 };
-use super::{Hashes, Options, defaults};
+use super::{Options, defaults};
 use crate::account::{Keys, Prices};
 use crate::api::Limits;
 use crate::error::Problem;
@@ -44,6 +43,10 @@ pub struct Checked {
     pub warnings: Vec<String>,
     /// Whether requests and answers are logged, and where.
     pub capture: Option<Capture>,
+    /// Whether changed files are applied by themselves.
+    pub watch: bool,
+    /// The key of the admin port; empty: whoever is on this machine.
+    pub(super) operators: Keys,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) prices: Prices,
@@ -58,7 +61,7 @@ pub struct Checked {
 #[derive(Debug)]
 pub(super) struct VirtualModel {
     pub(super) name: String,
-    file: PathBuf,
+    pub(super) file: PathBuf,
     pub(super) policy: Policy,
 }
 
@@ -107,6 +110,8 @@ pub(super) struct Checker<'a> {
     pub(super) checked: Checked,
     pub(super) problems: Vec<Problem>,
     folder: PathBuf,
+    /// Where the admin port's address is given.
+    admin_place: String,
     drafts: Vec<Draft>,
     /// Whether something of the file could not be read, so that policies may name what is unknown.
     partly: bool,
@@ -127,6 +132,8 @@ impl<'a> Checker<'a> {
             state: default_state(&options.env),
             warnings: Vec::new(),
             capture: None,
+            watch: true,
+            operators: Keys::default(),
             limits: Limits { max_body: DEFAULT_MAX_BODY as usize, policy_headers: Vec::new() },
             keys: Keys::default(),
             prices: Prices::default(),
@@ -136,7 +143,8 @@ impl<'a> Checker<'a> {
             builtin_auto: false,
         };
         let folder = options.config.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
-        Checker { options, checked, problems: Vec::new(), folder, drafts: Vec::new(), partly: false }
+        let admin_place = checked.place.clone();
+        Checker { options, checked, problems: Vec::new(), folder, admin_place, drafts: Vec::new(), partly: false }
     }
 
     fn file(&mut self, raw: Raw, place: &str) {
@@ -183,6 +191,11 @@ impl<'a> Checker<'a> {
         }
         if let Some(admin) = &raw.admin {
             self.checked.admin = self.address(&admin.place, &admin.value);
+            self.admin_place.clone_from(&admin.place);
+        }
+        self.checked.watch = raw.watch.as_ref().is_none_or(|watch| watch.value);
+        if let Some(token) = &raw.admin_token {
+            self.admin_token(token);
         }
         if let Some(max_body) = &raw.max_body {
             self.checked.limits.max_body = usize::try_from(max_body.value.as_u64()).unwrap_or(usize::MAX);
@@ -215,6 +228,16 @@ impl<'a> Checker<'a> {
                 Ok(header) => self.checked.limits.policy_headers.push(header.as_str().to_owned()),
                 Err(_) => self.header_problem(raw, name, "is no name of a header, such as \"x-team\""),
             }
+        }
+    }
+
+    fn admin_token(&mut self, token: &Placed<RawKey>) {
+        match secret(&token.value, &self.folder, &self.options.env) {
+            Ok(Some(key)) => self.checked.operators.tenants = vec![(TenantId::new("token"), key)],
+            Ok(None) => {
+                self.problems.push(token.problem("admin_token: want one of { env = \"NAME\" }, { file = \"PATH\" }"))
+            }
+            Err(message) => self.problems.push(token.problem(format!("admin_token: {message}"))),
         }
     }
 
@@ -436,6 +459,10 @@ impl<'a> Checker<'a> {
             let message = format!("listen and admin are both {}; want two ports", self.checked.listen);
             self.problems.push(Problem { place: self.checked.place.clone(), message });
         }
+        let blamed = |it: &Problem| it.message.starts_with("admin_token") || it.place == self.admin_place;
+        if !self.problems.iter().any(blamed) {
+            self.problems.extend(self.checked.open_door(&self.checked.admin, &self.admin_place));
+        }
         self.checked.builtin_auto = !self.checked.virtuals.iter().any(|one| one.name == "auto");
         if self.checked.keys.tenants.is_empty() && !is_loopback(&self.checked.listen) {
             self.checked.warnings.push(format!(
@@ -491,48 +518,7 @@ impl<'a> Checker<'a> {
         }
         if let Some(admin) = &options.admin {
             self.checked.admin = self.address("--admin", admin);
-        }
-    }
-}
-
-impl Checked {
-    /// Runs the examples that stand beside the policies: `NAME.cases.jsonl` for `NAME.toml`.
-    pub fn check_cases(&self) -> Vec<Problem> {
-        self.virtuals.iter().flat_map(|one| policy_cases(&one.file, &one.policy)).collect()
-    }
-
-    /// What a person should know of the policies and what is no problem, each with its place.
-    pub fn notes(&self) -> impl Iterator<Item = &Problem> {
-        self.virtuals.iter().flat_map(|one| one.policy.notes())
-    }
-
-    /// What policies may name.
-    pub fn names(&self) -> Names {
-        let mut models: BTreeSet<ModelId> = self.models.iter().map(|model| model.id.clone()).collect();
-        let mut short: BTreeMap<String, Option<ModelId>> = BTreeMap::new();
-        let listed = self
-            .upstreams
-            .iter()
-            .flat_map(|one| one.listed.iter().map(|model| ModelId::new(format!("{}/{model}", one.config.name))));
-        models.extend(listed);
-        // A name that could be a full one stands for that alone: what a policy keeps on the box
-        // must not leave it because an upstream has a model of the same name.
-        let full = |bare: &str| {
-            bare.split_once('/')
-                .is_some_and(|(first, _)| first == "local" || self.upstreams.iter().any(|one| one.config.name == first))
-        };
-        for model in &models {
-            let bare = model.split().map_or(model.as_str(), |(_, bare)| bare).to_owned();
-            if !full(&bare) {
-                short.entry(bare).and_modify(|known| *known = None).or_insert_with(|| Some(model.clone()));
-            }
-        }
-        Names {
-            models,
-            short: short.into_iter().filter_map(|(bare, model)| model.map(|model| (bare, model))).collect(),
-            wildcards: self.upstreams.iter().filter(|one| one.any).map(|one| one.config.name.clone()).collect(),
-            headers: self.limits.policy_headers.iter().cloned().collect(),
-            ..Names::default()
+            self.admin_place = "--admin".to_owned();
         }
     }
 }
@@ -546,43 +532,6 @@ fn leaked_keys(upstream: &Placed<RawUpstream>) -> Option<Problem> {
         upstream.value.name
     );
     passes_on.then(|| upstream.problem(message))
-}
-
-/// What was found in a policy file.
-#[derive(Debug, Default, PartialEq)]
-pub struct Findings {
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-    /// What a person should know and what is no problem.
-    pub notes: Vec<Problem>,
-}
-
-/// Checks a policy file by itself, its cases included. No model's file is known here, so that a
-/// calibration for another one is found with the configuration only.
-pub fn check_policy(file: &Path, source: &str, names: &Names) -> Findings {
-    let hashes = Hashes::default();
-    let names = Calibrations::new(names.clone(), &[], &hashes, None).names_for(file, source);
-    match Policy::compile(&file.display().to_string(), source, &names) {
-        Ok(policy) => Findings { problems: policy_cases(file, &policy), notes: policy.notes().to_vec() },
-        Err(problems) => Findings { problems, notes: Vec::new() },
-    }
-}
-
-fn policy_cases(file: &Path, policy: &Policy) -> Vec<Problem> {
-    let cases = file.with_extension("cases.jsonl");
-    match std::fs::read_to_string(&cases) {
-        Ok(source) => policy.check_cases(&cases.display().to_string(), &source),
-        Err(_) => Vec::new(),
-    }
-}
-
-/// Every problem of a price file.
-pub fn check_prices(place: &str, source: &str) -> Vec<Problem> {
-    let mut prices = Prices::default();
-    match read::parse_prices(place, source) {
-        Ok(found) => found.into_iter().filter_map(|price| add_price(&mut prices, price).err()).collect(),
-        Err(problems) => problems,
-    }
 }
 
 /// How long a reload may wait for an upstream to list its models.

@@ -3,8 +3,11 @@
 //! Nothing is resolved here. Each table is deserialised by itself, so that every problem of a
 //! file is found in one reading. Called by `check`.
 
+use std::fmt;
 use std::time::Duration;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
@@ -22,6 +25,8 @@ pub(super) struct Raw {
     pub(super) policy_headers: Option<Placed<Vec<String>>>,
     pub(super) prices: Option<Placed<String>>,
     pub(super) state: Option<Placed<String>>,
+    pub(super) admin_token: Option<Placed<RawKey>>,
+    pub(super) watch: Option<Placed<bool>>,
     pub(super) price: Vec<Placed<RawPrice>>,
     pub(super) models: Vec<Placed<RawModel>>,
     pub(super) upstreams: Vec<Placed<RawUpstream>>,
@@ -74,12 +79,45 @@ pub(super) struct RawUpstream {
 }
 
 /// Where a key comes from; exactly one field is set.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub(super) struct RawKey {
     pub(super) env: Option<String>,
     pub(super) file: Option<String>,
     pub(super) client: Option<bool>,
+}
+
+/// A key that stands in the file itself is refused without being shown: problems are logged.
+impl<'de> Deserialize<'de> for RawKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(KeyForm)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyTable {
+    env: Option<String>,
+    file: Option<String>,
+    client: Option<bool>,
+}
+
+struct KeyForm;
+
+impl<'de> Visitor<'de> for KeyForm {
+    type Value = RawKey;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ env = \"NAME\" } or { file = \"PATH\" }")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<RawKey, E> {
+        Err(E::custom("a key may not stand here; want { env = \"NAME\" } or { file = \"PATH\" }"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawKey, A::Error> {
+        let KeyTable { env, file, client } = KeyTable::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(RawKey { env, file, client })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -141,6 +179,8 @@ pub(super) fn parse(place: &str, source: &str) -> Result<Raw, Problem> {
         policy_headers: reader.one("policy_headers"),
         prices: reader.one("prices"),
         state: reader.one("state"),
+        admin_token: reader.one("admin_token"),
+        watch: reader.one("watch"),
         price: reader.many("price"),
         models: reader.many("model"),
         upstreams: reader.many("upstream"),

@@ -24,6 +24,7 @@ pub struct Snapshot {
     pub(super) built: u64,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
+    pub(super) operators: Keys,
     pub(super) prices: Arc<Prices>,
     pub(super) backends: Arc<Backends>,
     pub(super) routes: Routes,
@@ -46,6 +47,11 @@ impl Snapshot {
     /// The tenants' keys.
     pub fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// The key of the admin port; none: whoever is on this machine may change what runs.
+    pub fn operators(&self) -> &Keys {
+        &self.operators
     }
 
     /// The price table.

@@ -35,6 +35,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+pub use admin::AdminPort;
 use boot::{AUDITS, BootService, StopSignal};
 pub use front::Front;
 use idle::Traffic;
@@ -147,11 +148,9 @@ fn serve_operator(state: &Arc<State>) -> Serve {
     Arc::new(move |stream: TcpStream, _stop: ShutdownWatch| {
         let state = Arc::clone(&state);
         Box::pin(async move {
-            let service = service_fn(|request| std::future::ready(admin::answer(&state, &request)));
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "admin connection ended early");
+            match stream.peer_addr() {
+                Ok(peer) => admin::connection(stream, peer, &state).await,
+                Err(error) => tracing::debug!(%error, "admin connection ended early"),
             }
         })
     })

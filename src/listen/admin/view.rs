@@ -1,0 +1,36 @@
+//! Pages that only show: probes, metrics, audits.
+
+use http::{Response, StatusCode};
+use serde_json::json;
+
+use super::page::{Asked, bytes, json, text};
+use crate::api::Body;
+use crate::error::Result;
+
+/// The process answers.
+pub(super) fn livez() -> Result<Response<Body>> {
+    Ok(text(StatusCode::OK, "ok\n"))
+}
+
+/// Whether clients are welcome; else why not.
+pub(super) fn readyz(asked: &Asked) -> Result<Response<Body>> {
+    Ok(match asked.state.unready() {
+        None => text(StatusCode::OK, "ok\n"),
+        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    })
+}
+
+/// Every family in Prometheus' text format.
+pub(super) fn metrics(asked: &Asked) -> Result<Response<Body>> {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    let Some(running) = asked.state.running() else { return Ok(bytes(StatusCode::OK, kind, String::new())) };
+    let snapshot = running.control.current();
+    running.metrics.show_audits(&snapshot.audit_statuses());
+    Ok(bytes(StatusCode::OK, kind, running.metrics.render(&snapshot.statuses())))
+}
+
+/// How every audited slice stands. There is no way to take an alarm back here: a new calibration does.
+pub(super) fn audits(asked: &Asked) -> Result<Response<Body>> {
+    let statuses = asked.state.running().map(|running| running.control.current().audit_statuses());
+    json(StatusCode::OK, &json!({ "audits": statuses.unwrap_or_default() }))
+}
