@@ -4,8 +4,11 @@
 //! port. It listens from the start of the process, so that probes see loading and draining too. `door`
 //! says who may call. A change that was begun goes on when its caller leaves.
 
+mod console;
 mod door;
+mod live;
 mod page;
+mod trial;
 mod view;
 
 use std::convert::Infallible;
@@ -13,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use http::header::IF_NONE_MATCH;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -53,6 +57,11 @@ static PAGES: &[Page] = &[
     everybody("/livez", |_| shown(view::livez())),
     everybody("/readyz", |it| shown(view::readyz(&it))),
     everybody("/metrics", |it| shown(view::metrics(&it))),
+    everybody("/", |it| shown(console::file(&it))),
+    everybody("/console/*", |it| shown(console::file(&it))),
+    operators(Method::GET, "/admin/recent", |it| shown(live::recent(&it))),
+    operators(Method::GET, "/admin/policies", |it| shown(live::policies(&it))),
+    operators(Method::POST, "/admin/try", |it| shown(trial::decide(&it))),
     operators(Method::GET, "/admin/audits", |it| shown(view::audits(&it))),
 ];
 
@@ -127,7 +136,8 @@ async fn answer(state: &Arc<State>, peer: SocketAddr, request: Request<Incoming>
         };
         let body = page::read(&head, body).await?;
         let query = head.uri.query().unwrap_or_default().to_owned();
-        (page.answer)(Asked { state: Arc::clone(state), who, rest, query, body }).await
+        let known = head.headers.get(IF_NONE_MATCH).cloned();
+        (page.answer)(Asked { state: Arc::clone(state), who, rest, query, known, body }).await
     };
     found.await.unwrap_or_else(|error| api::reject(&error))
 }

@@ -90,11 +90,11 @@ async fn a_decision_tells_who_served_and_why_and_nothing_that_was_said() {
     ask(&metrics, "auto", cascade(), &kept()).await;
     let told = recent(&metrics, 0, 0);
     let escalated = &told["decisions"][0];
-    assert_eq!((&escalated["outcome"], &escalated["reason"]), (&json!("escalated"), &json!("low_confidence")));
+    assert_eq!((&escalated["outcome"], &escalated["reason"]), (&json!("escalated"), &json!("early_low_confidence")));
     assert_eq!((&escalated["served_by"], &escalated["asked"]), (&json!(UP), &json!("auto")));
     assert_eq!((&escalated["policy"], &escalated["rule"]), (&json!("cheap"), &json!("first")));
     assert_eq!(escalated["confidence"]["min_logprob"], -2.0);
-    assert_eq!(escalated["stages"][0], json!({"model": LOCAL, "outcome": "discarded", "reason": "low_confidence"}));
+    assert_eq!(escalated["stages"][0], json!({"model": LOCAL, "outcome": "discarded", "reason": "early_low_confidence"}));
     assert_eq!(escalated["ttft_ms"], 100.0);
     let local = &told["decisions"][1];
     assert_eq!((&local["outcome"], &local["reason"]), (&json!("local"), &json!("accepted")));
