@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::state::State;
 use super::{Boot, stopping};
-use crate::observe::Reload;
+use crate::control::Cause;
 
 /// How long the audits of answers served last may take after them.
 pub(super) const AUDITS: Duration = Duration::from_secs(5);
@@ -78,25 +78,14 @@ impl BootService {
     async fn reload_on(&self, hangup: &mut Option<Signal>) {
         loop {
             next(hangup).await;
-            self.reload().await;
+            self.reload(Cause::Signal).await;
         }
     }
 
-    async fn reload(&self) {
-        let Some(running) = self.state.running() else { return };
-        match running.control.reload().await {
-            Ok(generation) => {
-                running.metrics.reloaded(Reload::Applied);
-                running.adopt();
-                tracing::info!(generation, "configuration reloaded");
-            }
-            Err(problems) => {
-                running.metrics.reloaded(Reload::Refused);
-                for problem in &problems {
-                    tracing::error!("{problem}");
-                }
-                tracing::error!(problems = problems.len(), "reload refused; the running configuration stays");
-            }
+    /// What comes of it is told in metrics and log.
+    async fn reload(&self, cause: Cause) {
+        if let Some(running) = self.state.running() {
+            let _ = running.reload(cause).await;
         }
     }
 

@@ -56,7 +56,7 @@ fn models(snapshot: &Snapshot) -> Vec<Value> {
 /// `GET /admin/policies`: each virtual model's policy, its text as it was read, its rules in words.
 pub(super) fn policies(asked: &Asked) -> Result<Response<Body>> {
     let snapshot = asked.running()?.control.current();
-    let policies = snapshot.policies().into_iter().map(|(model, policy)| {
+    let policies = snapshot.virtuals().into_iter().map(|(model, policy)| {
         let notes: Vec<String> = policy.notes().iter().map(ToString::to_string).collect();
         json!({
             "model": model.as_str(),

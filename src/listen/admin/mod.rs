@@ -6,8 +6,10 @@
 
 mod console;
 mod door;
+mod generations;
 mod live;
 mod page;
+mod status;
 mod trial;
 mod view;
 
@@ -57,6 +59,11 @@ static PAGES: &[Page] = &[
     everybody("/livez", |_| shown(view::livez())),
     everybody("/readyz", |it| shown(view::readyz(&it))),
     everybody("/metrics", |it| shown(view::metrics(&it))),
+    operators(Method::GET, "/admin/status", |it| shown(status::show(&it))),
+    operators(Method::GET, "/admin/generations", |it| shown(generations::list(&it))),
+    operators(Method::GET, "/admin/generations/*", |it| shown(generations::show(&it))),
+    operators(Method::POST, "/admin/reload", |it| Box::pin(generations::reload(it))),
+    operators(Method::POST, "/admin/rollback", |it| Box::pin(generations::roll_back(it))),
     everybody("/", |it| shown(console::file(&it))),
     everybody("/console/*", |it| shown(console::file(&it))),
     operators(Method::GET, "/admin/recent", |it| shown(live::recent(&it))),
