@@ -4,6 +4,7 @@
 mod admin;
 mod audits;
 mod capturing;
+mod console;
 mod failing;
 mod feedback;
 mod house;

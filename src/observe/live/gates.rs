@@ -178,8 +178,12 @@ fn range(sorted: &[f64], thresholds: &[Mark], measure: Option<&Measure>) -> (f64
             let low = marks().chain(left).fold(0.0, f64::min);
             let is_logprob = matches!(measure, Some(Measure::Raw(feature)) if Feature::is_logprob(*feature));
             let most = if is_logprob { 0.0 } else { marks().chain(sorted.last().copied()).fold(0.0, f64::max) };
-            let wide = (most - low).max(1e-9);
-            (low - wide * 0.04, most)
+            let wide = (most - low).max(1e-9) * 1.04;
+            // The first threshold stands on an edge, so that no column is on both sides of it.
+            let right = thresholds.first().map_or(wide, |mark| most - mark.at);
+            let columns = (right / wide * BINS as f64).floor().max(1.0);
+            let column = if right > 0.0 { right / columns } else { wide / BINS as f64 };
+            (most - column * BINS as f64, most)
         }
     }
 }

@@ -56,7 +56,7 @@ const COLUMNS = 60;
 /** Stacked columns of requests per second over the last minutes; moves with the clock. */
 export function drawFlow(place, flow, minutes) {
   const width = Math.max(280, place.clientWidth);
-  const height = width < 520 ? 180 : 230;
+  const height = width < 520 ? 180 : 266;
   const edge = { left: 42, right: 4, top: 10, bottom: 24 };
   const [inner, tall] = [width - edge.left - edge.right, height - edge.top - edge.bottom];
   const size = (minutes * 60) / COLUMNS;

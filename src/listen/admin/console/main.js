@@ -1,7 +1,7 @@
 // The page: asks the admin port once a second while it is seen, and shows what it says.
 
 import { Refused, ask, keepToken } from "./ask.js";
-import { drawFlow } from "./draw.js";
+import { drawFlow, make } from "./draw.js";
 import { showGates, showLatency, showLegend, showMoney, showShort } from "./figures.js";
 import { Decisions, showAudits, showModels } from "./tables.js";
 import { Policies } from "./trial.js";
@@ -32,7 +32,7 @@ class Flow {
 }
 
 const policies = new Policies();
-const decisions = new Decisions(id("decisions"), id("outcomes"));
+const decisions = new Decisions(id("decisions"), id("outcomes"), id("show-more"));
 const page = { flow: new Flow(), started: null, after: 0, generation: null, minutes: 5, told: null, lost: null, paused: false, timer: null, asking: false, status: null };
 
 function forget() {
@@ -106,19 +106,36 @@ function showHead(told) {
   const draining = told.unready === "draining";
   const kind = told.unready === null ? "good" : draining ? "busy" : "bad";
   setState(page.paused ? "busy" : kind, page.paused ? "paused" : told.unready ?? "serving");
-  const status = page.status?.told;
-  id("generation").replaceChildren(`Generation ${told.generation}`);
-  id("generation").title = `process began ${ago(told.now_ms - told.started_ms)}`;
-  showReload(status, told);
+  showReload(page.status?.told, told);
+}
+
+const CAUSES = { start: "started", signal: "SIGHUP", files: "files changed", admin: "reloaded", rollback: "rolled back" };
+
+/** Which generation runs, since when, and what was refused after it. */
+function showReload(status, told) {
+  const current = status?.generation;
+  const parts = [`Generation ${told.generation}`];
+  if (current?.number === told.generation) parts.push(`${CAUSES[current.cause] ?? current.cause} ${ago(told.now_ms - Date.parse(current.since))}`);
+  id("generation").textContent = parts.join(" \u00b7 ");
+  id("generation").title = `the process began ${ago(told.now_ms - told.started_ms)}`;
+  const refusal = status?.last_refusal;
+  const newer = refusal && (!current || Date.parse(refusal.when) > Date.parse(current.since));
+  const key = newer ? refusal.when : "";
+  const place = id("refusal");
+  place.hidden = !newer;
+  if (place.dataset.when === key) return;
+  place.dataset.when = key;
+  if (!newer) return place.replaceChildren();
+  const problems = refusal.problems.map((it) => make("li", {}, it.place ? make("code", {}, it.place) : null, " ", it.message));
+  const many = problems.length === 1 ? "one problem" : `${problems.length} problems`;
+  place.replaceChildren(
+    make("p", {}, make("b", {}, "A reload was refused"), ` at ${clock(Date.parse(refusal.when))}: ${many}. Generation ${told.generation} goes on.`),
+    make("ul", {}, problems));
 }
 
 function setState(kind, text) {
   id("state-dot").className = "dot " + kind;
   if (id("state-text").textContent !== text) id("state-text").textContent = text;
-}
-
-function showReload(status) {
-  void status;
 }
 
 function lose(error) {
@@ -145,11 +162,10 @@ function say(text) {
 }
 
 function setTheme(theme) {
-  const names = { auto: "Auto", light: "Light", dark: "Dark" };
+  const names = { auto: "Theme: auto", light: "Theme: light", dark: "Theme: dark" };
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
   id("theme").textContent = names[theme];
-  id("theme").setAttribute("aria-label", theme === "auto" ? "Colours: as the system has them" : `Colours: ${theme}`);
   localStorage.setItem("weir-theme", theme);
 }
 

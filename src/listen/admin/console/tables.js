@@ -9,7 +9,8 @@ function state(model) {
   if (model.state && model.state !== "warm") return badge("busy", model.state);
   if (!model.local && model.breaker !== "closed") return badge("bad", "breaker " + model.breaker.replace("_", "-"));
   if (!model.ready) return badge("bad", "not ready");
-  return badge("good", model.local ? "warm" : "ready");
+  if (model.local) return badge("good", "warm");
+  return make("span", {}, badge("good", "ready"), make("small", { class: "quiet" }, " breaker closed"));
 }
 
 export function showModels(place, models) {
@@ -17,7 +18,7 @@ export function showModels(place, models) {
     place.replaceChildren(empty("No model is served.", "Add a [[model]] or an [[upstream]] to the configuration and reload it."));
     return;
   }
-  const columns = [{ name: "Model" }, { name: "State" }, { name: "Busy", number: true }, { name: "Waiting", number: true }, { name: "KV cache", number: true }, { name: "Breaker" }];
+  const columns = [{ name: "Model" }, { name: "State" }, { name: "Busy", number: true }, { name: "Waiting", number: true }, { name: "KV cache", number: true }];
   const withMemory = models.some((model) => model.memory_bytes !== undefined && model.memory_bytes !== null);
   if (withMemory) columns.push({ name: "Memory", number: true });
   const order = [...models].sort((one, other) => Number(other.local) - Number(one.local) || one.model.localeCompare(other.model));
@@ -31,7 +32,7 @@ export function showModels(place, models) {
       : "–";
     const cells = [
       make("span", {}, make("span", { class: "model" }, model.model), model.local ? make("small", { class: "quiet" }, " on this box") : null),
-      state(model), busy, waiting, cache, model.local ? "–" : model.breaker.replace("_", "-"),
+      state(model), busy, waiting, cache,
     ];
     if (withMemory) cells.push(model.memory_bytes ? bytes(model.memory_bytes) : "–");
     return cells;
@@ -63,14 +64,22 @@ export function showAudits(place, audits) {
 }
 
 const COLUMNS = [{ name: "Time" }, { name: "Outcome" }, { name: "Asked" }, { name: "Rule" }, { name: "Served by" }, { name: "Why" }, { name: "Confidence", number: true }, { name: "Cost", number: true }, { name: "Latency", number: true }];
-const SHOWN = 60;
+const FEW = 14;
+const MANY = 100;
 const KEPT = 400;
 
 /** The last decisions, newest first. Rows are added, not redrawn: what a person opened stays open. */
 export class Decisions {
-  constructor(place, choice) {
+  constructor(place, choice, more) {
     this.place = place;
-    this.choice = choice;
+    this.more = more;
+    this.most = FEW;
+    more.addEventListener("click", () => {
+      this.most = this.most === FEW ? MANY : FEW;
+      more.setAttribute("aria-expanded", String(this.most === MANY));
+      more.textContent = this.most === MANY ? "Show fewer" : "Show more";
+      this.draw();
+    });
     this.kept = [];
     this.open = new Set();
     this.outcome = "all";
@@ -106,7 +115,9 @@ export class Decisions {
   }
 
   draw() {
-    const shown = this.kept.filter((it) => this.outcome === "all" || it.outcome === this.outcome).slice(0, SHOWN);
+    const fitting = this.kept.filter((it) => this.outcome === "all" || it.outcome === this.outcome);
+    const shown = fitting.slice(0, this.most);
+    this.more.hidden = fitting.length <= FEW;
     if (shown.length === 0) {
       this.body = null;
       const what = this.outcome === "all" ? "No requests yet." : `None of the last ${count(this.kept.length)} requests: ${MEANINGS[this.outcome]}.`;
@@ -163,7 +174,7 @@ export class Decisions {
       make("span", { class: "model" }, it.asked),
       it.rule ? make("span", {}, it.rule) : "–",
       it.served_by ? make("span", { class: "model" }, it.served_by) : "–",
-      why ? make("span", { title: why }, REASONS[why] ?? why.replaceAll("_", " ")) : "–",
+      why ? make("span", { title: why }, REASONS[why] ?? why.replaceAll("_", " ")) : it.outcome === "direct" ? "as the rule says" : "–",
       sure,
       usd(it.cost_usd),
       make("span", { title: `first token ${milliseconds(it.ttft_ms)}` }, milliseconds(it.e2e_ms)),
