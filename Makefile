@@ -3,9 +3,9 @@
 # make help     the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local \
+.PHONY: help run demo-upstream build test test-console test-foreign check check-scripts bench bench-overhead bench-local \
         bench-certificates bench-drift bench-pacing bench-replay bench-scores eval \
-        models deps deps-bench
+        models deps deps-bench deps-console
 
 target := $(or $(CARGO_TARGET_DIR),target)
 weir := $(target)/release/weir
@@ -25,6 +25,10 @@ build: deps  ## target/release/weir
 
 test: deps  ## fetch the test models, build, run all tests
 	@scripts/test.sh
+
+test-console: deps-console  ## the console in a headless Chromium (Debian package); pictures of it in target/console
+	cargo build --release --locked --example stand-in
+	python3 tests/console/test_console.py --binary $(target)/release/examples/stand-in --pictures $(target)/console
 
 test-foreign: deps  ## against a foreign server (compiles llama.cpp once more)
 	@scripts/test-foreign.sh
@@ -82,3 +86,6 @@ deps:
 
 deps-bench:
 	@scripts/deps.sh bench
+
+deps-console:
+	@scripts/deps.sh console
