@@ -26,10 +26,10 @@ export function empty(title, hint) {
 }
 
 /** A table that becomes a list of cards on a narrow screen: each cell carries its column's name. */
-export function table(caption, columns, rows) {
+export function table(caption, columns, rows, kind = "") {
   const head = make("tr", {}, columns.map((column) => make("th", { scope: "col", class: column.number ? "number" : null }, column.name)));
   const body = rows.map((cells) => make("tr", {}, cells.map((cell, place) => cellOf(columns[place], cell))));
-  return make("table", { class: "cells" }, make("caption", { class: "hidden" }, caption), make("thead", {}, head), make("tbody", {}, body));
+  return make("table", { class: kind || null }, make("caption", { class: "hidden" }, caption), make("thead", {}, head), make("tbody", {}, body));
 }
 
 export function cellOf(column, cell) {

@@ -83,7 +83,7 @@ export function showLatency(place, rows) {
     make("span", { class: "named" }, make("span", { class: "model" }, row.model), bar(row.e2e_p50_ms / most, `median ${milliseconds(row.e2e_p50_ms)}`, row.model.startsWith("local/") ? "local" : "up")),
     milliseconds(row.ttft_p50_ms), milliseconds(row.ttft_p95_ms), milliseconds(row.e2e_p50_ms), milliseconds(row.e2e_p95_ms), count(row.answers),
   ]);
-  place.replaceChildren(table("Median and 95th percentile of latency by model", columns, cells));
+  place.replaceChildren(table("Median and 95th percentile of latency by model", columns, cells, "latency"));
 }
 
 const nameOf = (gate) => `${gate.policy} / ${gate.rule}` + (gate.stage > 0 ? ` / stage ${gate.stage + 1}` : "");

@@ -126,8 +126,7 @@ export class Decisions {
       return;
     }
     if (!this.body) {
-      const whole = table("The last decisions, newest first", COLUMNS, []);
-      whole.classList.add("decisions");
+      const whole = table("The last decisions, newest first", COLUMNS, [], "decisions");
       this.body = whole.querySelector("tbody");
       this.rows = new Map();
       this.place.replaceChildren(whole);
