@@ -114,6 +114,7 @@ class Browser:
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 700)
         self.ask("Emulation.setEmulatedMedia", features=features)
         self.ask("Page.navigate", url=url)
+        self.until("document.readyState === 'complete' && location.protocol === 'http:'", url)
 
     def picture(self, path, whole=True, clip=None):
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
