@@ -215,7 +215,9 @@ pub(super) fn outline(policy: &Policy) -> Vec<Rule> {
 pub(super) fn gates(policy: &Policy) -> Vec<Gated> {
     let outcomes = policy.rules.iter().map(|(_, outcome)| outcome).chain([&policy.last]);
     let stages = outcomes.flat_map(|outcome| match &outcome.plan {
-        Plan::Cascade { stages, .. } => stages.iter().enumerate().map(|(place, stage)| (outcome, place, stage)).collect(),
+        Plan::Cascade { stages, .. } => {
+            stages.iter().enumerate().map(|(place, stage)| (outcome, place, stage)).collect()
+        }
         Plan::Direct { .. } | Plan::Reject { .. } => Vec::new(),
     });
     let gated = stages.filter_map(|(outcome, stage, Stage { model, gate, .. })| {

@@ -188,7 +188,7 @@ class Changing(unittest.TestCase):
         self.open()
         self.page.until("document.body.innerText.includes('No requests yet.')", "the empty state")
         self.assertIn("base_url", text_of(self.page, "decisions"))
-        self.assertIn("judged nothing yet", text_of(self.page, "gates"))
+        self.page.until("document.getElementById('gates').innerText.includes('judged nothing yet')", "the gate's empty state")
 
     def test_a_reload_and_a_refused_one_are_seen(self):
         self.open()

@@ -29,14 +29,8 @@ impl Backend for Doubtful {
     fn start(&self, call: Call) -> BoxFuture<'_, Result<Completion>> {
         let hard = String::from_utf8_lossy(&call.request.body.bytes).contains("hard");
         let logprob = if hard { -2.0 } else { -0.25 };
-        let token = Token {
-            bytes: bytes::Bytes::new(),
-            logprob,
-            margin: 1.0,
-            entropy: 0.1,
-            top: Vec::new(),
-            end: true,
-        };
+        let token =
+            Token { bytes: bytes::Bytes::new(), logprob, margin: 1.0, entropy: 0.1, top: Vec::new(), end: true };
         let usage = Usage { prompt_tokens: 10, cached_tokens: 0, completion_tokens: 5 };
         let parts = [
             Part::Text { text: "words".into(), tokens: vec![token] },

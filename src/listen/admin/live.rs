@@ -78,7 +78,7 @@ pub(super) fn policies(asked: &Asked) -> Result<Response<Body>> {
 
 /// An answer in JSON for a program that asks each second.
 pub(super) fn compact(value: &impl Serialize) -> Result<Response<Body>> {
-    let text = serde_json::to_vec(value)
-        .map_err(|error| Error::internal(format!("an answer cannot be rendered: {error}")))?;
+    let text =
+        serde_json::to_vec(value).map_err(|error| Error::internal(format!("an answer cannot be rendered: {error}")))?;
     Ok(bytes(StatusCode::OK, "application/json", text))
 }

@@ -94,7 +94,10 @@ async fn a_decision_tells_who_served_and_why_and_nothing_that_was_said() {
     assert_eq!((&escalated["served_by"], &escalated["asked"]), (&json!(UP), &json!("auto")));
     assert_eq!((&escalated["policy"], &escalated["rule"]), (&json!("cheap"), &json!("first")));
     assert_eq!(escalated["confidence"]["min_logprob"], -2.0);
-    assert_eq!(escalated["stages"][0], json!({"model": LOCAL, "outcome": "discarded", "reason": "early_low_confidence"}));
+    assert_eq!(
+        escalated["stages"][0],
+        json!({"model": LOCAL, "outcome": "discarded", "reason": "early_low_confidence"})
+    );
     assert_eq!(escalated["ttft_ms"], 100.0);
     let local = &told["decisions"][1];
     assert_eq!((&local["outcome"], &local["reason"]), (&json!("local"), &json!("accepted")));
@@ -133,12 +136,18 @@ async fn a_reload_keeps_what_an_unchanged_gate_has_judged_and_forgets_that_of_a_
 async fn latency_is_told_by_who_served() {
     let metrics = watched();
     for wait in [300, 100, 200, 400] {
-        let up = vec![Step::Wait(Duration::from_millis(wait)), say("big", &[]), Step::Wait(Duration::from_millis(wait)), end(1, 1)];
+        let up = vec![
+            Step::Wait(Duration::from_millis(wait)),
+            say("big", &[]),
+            Step::Wait(Duration::from_millis(wait)),
+            end(1, 1),
+        ];
         ask(&metrics, UP, direct(UP), &backends(vec![], up)).await;
     }
     ask(&metrics, "any/thing", direct("any/thing"), &backends(vec![], vec![])).await;
     let told = recent(&metrics, 0, 0);
-    let row = |model: &str| told["latency"].as_array().unwrap().iter().find(|row| row["model"] == model).unwrap().clone();
+    let row =
+        |model: &str| told["latency"].as_array().unwrap().iter().find(|row| row["model"] == model).unwrap().clone();
     let expected = json!({"model": UP, "answers": 4, "ttft_p50_ms": 200.0, "ttft_p95_ms": 400.0, "e2e_p50_ms": 400.0, "e2e_p95_ms": 800.0});
     assert_eq!(row(UP), expected);
     assert_eq!(row("any/*")["answers"], 1);

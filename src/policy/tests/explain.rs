@@ -42,7 +42,10 @@ fn a_rule_tried_tells_what_it_read_and_one_not_reached_reads_nothing() {
     assert_eq!(told["rules"][0]["held"], "held");
     let read = json!([{"name": "request.turns", "value": 2}, {"name": "request.headers[\"x-team\"]", "value": "red"}]);
     assert_eq!(told["rules"][0]["read"], read);
-    assert_eq!(told["rules"][1], json!({"rule": "no", "when": null, "held": "not_reached", "failed": null, "read": []}));
+    assert_eq!(
+        told["rules"][1],
+        json!({"rule": "no", "when": null, "held": "not_reached", "failed": null, "read": []})
+    );
 }
 
 #[test]
@@ -65,7 +68,8 @@ fn a_fact_without_a_value_is_left_out_and_the_text_is_not_told() {
 #[test]
 fn a_cascade_tells_its_gates_as_they_are_for_the_request() {
     let accept = r#"{ score = "min_logprob", at_least = -1.5 }"#;
-    let plan = format!(r#"{{ cascade = ["small", "up/mini"], accept = {accept}, hold_back = 8, on_failure = "local" }}"#);
+    let plan =
+        format!(r#"{{ cascade = ["small", "up/mini"], accept = {accept}, hold_back = 8, on_failure = "local" }}"#);
     let policy = compile(&then(&plan)).unwrap();
     let outline = serde_json::to_value(policy.outline()).unwrap();
     let stage = json!({"model": "local/small", "keep": "min_logprob >= -1.5", "hold_back": "8 tokens"});

@@ -74,7 +74,9 @@ export function drawFlow(place, flow, minutes) {
     lines.push(shape("line", { class: "grid", x1: edge.left, x2: width - edge.right, y1: y(value), y2: y(value) }));
     lines.push(shape("text", { class: "tick", x: edge.left - 8, y: y(value) + 4, "text-anchor": "end" }, label));
   }
-  for (let back = minutes; back >= 0; back -= minutes / (width < 520 ? 2 : 5)) {
+  const steps = width < 520 ? 2 : minutes === 2 ? 4 : 5;
+  for (let place = steps; place >= 0; place -= 1) {
+    const back = (minutes * place) / steps;
     const at = edge.left + inner * (1 - back / minutes);
     const anchor = back === 0 ? "end" : back === minutes ? "start" : "middle";
     const label = back === 0 ? "now" : `\u2212${decimal(back, 2)} min`;
