@@ -3,9 +3,9 @@
 # make help     the rest
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo-upstream build test test-boards test-deploy test-foreign check check-scripts bench bench-overhead bench-local \
+.PHONY: help run demo-upstream build test test-boards test-console test-deploy test-foreign check check-scripts bench bench-overhead bench-local \
         bench-certificates bench-drift bench-pacing bench-replay bench-scores eval \
-        models deps deps-bench
+        models deps deps-bench deps-console
 
 target := $(or $(CARGO_TARGET_DIR),target)
 weir := $(target)/release/weir
@@ -32,6 +32,9 @@ test-boards: deps build  ## only the boards: a real Prometheus over a real Weir 
 
 test-deploy: deps  ## deploy/: schemas of Kubernetes and Compose, the chart rendered, the units, the Containerfile
 	@scripts/test-deploy.sh
+test-console: deps-console  ## the console in a headless Chromium (Debian package); pictures of it in target/console
+	cargo build --release --locked --example stand-in
+	python3 tests/console/test_console.py --binary $(target)/release/examples/stand-in --pictures $(target)/console
 
 test-foreign: deps  ## against a foreign server (compiles llama.cpp once more)
 	@scripts/test-foreign.sh
@@ -89,3 +92,6 @@ deps:
 
 deps-bench:
 	@scripts/deps.sh bench
+
+deps-console:
+	@scripts/deps.sh console

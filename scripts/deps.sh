@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the build needs and this machine lacks, by name of Debian package.
-#   deps.sh [bench]      bench: also what the comparisons need
+#   deps.sh [bench|console]      bench: also what the comparisons need; console: a browser
 # As root, or with sudo that asks for no password, it installs; else it prints the line to run.
 set -euo pipefail
 
@@ -30,6 +30,9 @@ python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 if [[ "${1:-}" == bench ]]; then
     { has nginx || [[ -x /usr/sbin/nginx ]]; } || missing+=(nginx-light)
     has wrk || missing+=(wrk)
+fi
+if [[ "${1:-}" == console ]]; then
+    { has chromium || has chromium-browser || has google-chrome; } || missing+=(chromium)
 fi
 ((${#missing[@]})) || exit 0
 

@@ -5,6 +5,7 @@ mod admin;
 mod audits;
 mod capturing;
 mod deciding;
+mod console;
 mod failing;
 mod feedback;
 mod house;

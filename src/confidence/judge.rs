@@ -162,6 +162,16 @@ impl Judge {
         }
     }
 
+    /// The score by which it decides on the answer: where evidence is unknown, the least that it can be of an
+    /// answer accepted all the same, the most that it can be of one refused. `None` without a token.
+    pub fn decisive(&self, answer: &Running, evidence: &Evidence) -> Option<f64> {
+        if answer.tokens() == 0 {
+            return None;
+        }
+        let (least, most) = self.measure.bounds(answer, evidence);
+        Some(if self.accepts(least) { least } else { most }).filter(|score| score.is_finite())
+    }
+
     /// Whether it may give up an answer that will hardly become good enough.
     pub fn gives_up(&self) -> bool {
         self.early().is_some()

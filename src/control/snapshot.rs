@@ -13,7 +13,7 @@ use crate::confidence::{AuditStatus, Ledger};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::execute::Backends;
 use crate::local::Host;
-use crate::policy::{Facts, Names, Policy};
+use crate::policy::{Explanation, Facts, Names, Policy};
 use crate::request::{ModelId, Request};
 use crate::upstream::Upstream;
 
@@ -88,6 +88,18 @@ impl Snapshot {
     /// policy of a plain name. Unknown: 404 `model_not_found` with the candidates.
     pub fn route(&self, model: &str) -> Result<Arc<Policy>> {
         self.routes.find(model)
+    }
+
+    /// What would be decided now for an example, in the form of a case file's requests, and why. Dry: no
+    /// model is called, nothing is counted.
+    ///
+    /// # Errors
+    /// An example that cannot be read, a model that nobody knows.
+    pub fn explain(&self, example: &str) -> Result<Explanation> {
+        let request = Policy::example(example)
+            .map_err(|message| Error::new(Kind::Invalid, Origin::Client, message).param("body"))?;
+        let policy = self.route(&request.model)?;
+        Ok(policy.explain(&request, &self.facts(&policy, &request)))
     }
 
     /// Every name that a client may ask for, virtual ones first.

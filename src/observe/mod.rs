@@ -9,6 +9,7 @@ mod audits;
 mod capture;
 mod families;
 mod line;
+mod live;
 mod log;
 pub mod names;
 #[cfg(test)]
@@ -26,9 +27,12 @@ use crate::backend::{Breaker, Status};
 use crate::confidence::AuditStatus;
 use crate::control::Capture;
 use crate::error::{Error, Origin, Result};
+use crate::policy::Gated;
 use crate::request::ModelId;
 use capture::CaptureLog;
 use families::{Families, Series};
+use live::Live;
+pub use live::Recent;
 
 /// How a reload ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,7 @@ pub struct Metrics {
     /// One scrape at a time, since the gauges are set anew for each.
     scrape: Mutex<()>,
     capture: Option<CaptureLog>,
+    live: Live,
 }
 
 /// The names that may be labels under the configuration in force.
@@ -78,7 +83,7 @@ impl Metrics {
         let registry = Registry::new();
         let families = Families::register(&registry).map_err(|fault| Error::internal(format!("metrics: {fault}")))?;
         let (known, pacers) = (RwLock::default(), Mutex::default());
-        Ok(Metrics { registry, families, known, pacers, scrape: Mutex::new(()), capture: None })
+        Ok(Metrics { registry, families, known, pacers, scrape: Mutex::new(()), capture: None, live: Live::new() })
     }
 
     /// The same, with a capture log where the configuration wants one.
@@ -119,6 +124,17 @@ impl Metrics {
     /// Tells these budgets with each scrape from now on.
     pub fn follow(&self, pacers: &Arc<Pacers>) {
         *self.pacers.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(pacers));
+    }
+
+    /// Watches these gates from now on, for [`Metrics::recent`].
+    pub fn watch(&self, gates: Vec<Gated>) {
+        self.live.follow(gates);
+    }
+
+    /// What happened lately: the seconds from `since` on (counted from the start), the decisions after
+    /// number `after`, and the rest whole; at most ten minutes and 400 decisions.
+    pub fn recent(&self, since: u64, after: u64) -> Recent {
+        self.live.recent(since, after)
     }
 
     /// Counts a reload.
@@ -193,6 +209,7 @@ impl Metrics {
 
     fn count_request(&self, receipt: &Receipt, known: &Known) {
         let served = receipt.served_by.as_ref().map(|model| self.series_of(known, model));
+        self.live.note(receipt, served.as_ref().map(|series| series.label.as_str()));
         let served_by = served.as_ref().map_or(names::NONE, |series| &series.label);
         let asked = known.asked(&receipt.asked);
         self.families.requests.with_label_values(&[asked, served_by, receipt.outcome.name()]).inc();
@@ -293,6 +310,7 @@ impl Record for Metrics {
     }
 
     fn audited(&self, receipt: &AuditReceipt) {
+        self.live.spent(receipt.cost_usd);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(model) = &receipt.by {
             let series = self.series_of(&known, model);

@@ -1,5 +1,7 @@
 //! What a scrape and the log show of requests that ran.
 
+mod live;
+
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -36,28 +36,40 @@ pub(super) fn idle(policy: &Policy) -> Facts {
 }
 
 fn check_line(policy: &Policy, line: &str) -> Result<(), String> {
-    let case: Case = serde_json::from_str(line).map_err(|error| format!("not a case: {error}"))?;
-    let name = case.name.clone();
-    run(policy, case).map_err(|message| format!("case \"{name}\": {message}"))
+    let case = parse(line)?;
+    let run = || {
+        let (request, facts) = case.given(policy)?;
+        case.expect.check(&policy.decide(&request, &facts), &request)
+    };
+    run().map_err(|message: String| format!("case \"{}\": {message}", case.name))
 }
 
-fn run(policy: &Policy, case: Case) -> Result<(), String> {
-    let facts = case.facts.build(policy)?;
-    let body = body(case.request.get())?;
-    let request: CaseRequest =
-        serde_json::from_str(case.request.get()).map_err(|error| format!("not a case: {error}"))?;
-    let request = request.build(body)?;
-    case.expect.check(&policy.decide(&request, &facts), &request)
+pub(super) fn parse(line: &str) -> Result<Case, String> {
+    serde_json::from_str(line).map_err(|error| format!("not a case: {error}"))
+}
+
+/// The request that a case's `request` describes.
+pub(super) fn request(source: &str) -> Result<Request, String> {
+    let body = body(source)?;
+    let request: CaseRequest = serde_json::from_str(source).map_err(|error| format!("not a case: {error}"))?;
+    request.build(body)
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Case {
+pub(super) struct Case {
     name: String,
     request: Box<RawValue>,
     #[serde(default)]
     facts: CaseFacts,
     expect: Expect,
+}
+
+impl Case {
+    /// The request and the facts that it describes.
+    pub(super) fn given(&self, policy: &Policy) -> Result<(Request, Facts), String> {
+        Ok((request(self.request.get())?, self.facts.build(policy)?))
+    }
 }
 
 /// A chat body with the fields that a policy can see, or the shorthand `text`.

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::condition::Condition;
 use super::form::{Entry, Form, Section};
 use super::vocabulary::Vocabulary;
-use super::{Names, Outcome, Policy};
+use super::{File, Names, Outcome, Policy};
 use crate::confidence::gap::Pacing;
 use crate::error::Problem;
 use crate::plan::Plan;
@@ -26,7 +26,10 @@ pub(super) fn compile(place: &str, source: &str, names: &Names) -> Result<Policy
         pacing: None,
     };
     match compiler.file() {
-        Some(policy) if compiler.form.sound() => Ok(Policy { notes: compiler.form.into_notes(), ..policy }),
+        Some(policy) if compiler.form.sound() => {
+            let file = File { place: place.into(), text: source.into() };
+            Ok(Policy { notes: compiler.form.into_notes(), file, ..policy })
+        }
         _ => Err(compiler.form.into_problems()),
     }
 }
@@ -57,7 +60,7 @@ impl<'s> Compiler<'s, '_> {
         let mut rules = self.rules(entries)?;
         let last = rules.pop()?.outcome;
         let guarded = rules.into_iter().filter_map(|rule| Some((rule.when?, rule.outcome))).collect();
-        Some(Policy { name: name?, rules: guarded, last, notes: Vec::new() })
+        Some(Policy { name: name?, rules: guarded, last, notes: Vec::new(), file: File::default() })
     }
 
     /// A policy's name stands in a header and in a metric's label: it is kept plain.

@@ -33,6 +33,8 @@ pub(super) struct Flaw {
 
 /// A checked condition.
 pub(super) struct Condition {
+    /// As it stands in the file.
+    text: Box<str>,
     expression: Expression,
     /// What the identifiers `0`, `1`, … of the expression stand for.
     words: Vec<Word>,
@@ -57,7 +59,7 @@ impl Condition {
             checker.flaw(&expression, format!("must be true or false, but is {}", found.name()));
         }
         let words = checker.finish()?;
-        let condition = Condition { expression, words, env };
+        let condition = Condition { text: text.into(), expression, words, env };
         match condition.try_out() {
             Ok(()) => Ok(condition),
             Err(message) => Err(vec![Flaw { line: 0, message }]),
@@ -68,6 +70,23 @@ impl Condition {
     pub(super) fn holds(&self, reading: &Reading<'_>, facts: &Facts) -> Result<bool, String> {
         let words = &self.words;
         self.evaluate(&Scope { words, reading, facts })
+    }
+
+    /// The condition as it stands in the policy's file.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Every word that the condition names, once, with its value; one that has no value now is left out.
+    pub(super) fn read(&self, reading: &Reading<'_>, facts: &Facts) -> Vec<(String, serde_json::Value)> {
+        let scope = Scope { words: &self.words, reading, facts };
+        let mut read: Vec<(String, serde_json::Value)> = Vec::new();
+        for (number, word) in self.words.iter().enumerate() {
+            let Some(name) = word.name().filter(|name| read.iter().all(|(known, _)| known != name)) else { continue };
+            let value = scope.resolve(&number.to_string()).and_then(|value| plain(&value));
+            read.extend(value.map(|value| (name, value)));
+        }
+        read
     }
 
     /// The models whose facts the condition reads.
@@ -123,6 +142,21 @@ fn syntax_flaw(error: &ParseError) -> Flaw {
         None => format!("not a CEL expression: {}", error.msg.to_lowercase()),
     };
     Flaw { line: usize::try_from(error.pos.0).unwrap_or(1).saturating_sub(1), message }
+}
+
+/// A value of a word as JSON; a number that JSON has not, as a text.
+pub(super) fn plain(value: &CowVal<'_, '_>) -> Option<serde_json::Value> {
+    if let Some(value) = value.downcast_ref::<CelBool>() {
+        return Some((*value.inner()).into());
+    }
+    if let Some(value) = value.downcast_ref::<CelInt>() {
+        return Some((*value.inner()).into());
+    }
+    if let Some(value) = value.downcast_ref::<CelDouble>() {
+        let number = *value.inner();
+        return Some(if number.is_finite() { number.into() } else { number.to_string().into() });
+    }
+    Some(value.downcast_ref::<CelString>()?.inner().into())
 }
 
 fn int<'b>(number: impl Into<i64>) -> CowVal<'b, 'b> {

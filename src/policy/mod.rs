@@ -13,6 +13,7 @@ mod compile;
 mod condition;
 mod decoded;
 mod evidence;
+mod explain;
 mod form;
 mod language;
 mod named;
@@ -38,6 +39,7 @@ use crate::error::Problem;
 use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
 use condition::Condition;
+pub use explain::{Explanation, Gated, Read, Rule, StageOutline, Then, Tried, When};
 pub use redact::Redactor;
 use signals::Reading;
 
@@ -111,6 +113,14 @@ pub struct Policy {
     rules: Vec<(Condition, Outcome)>,
     last: Outcome,
     notes: Vec<Problem>,
+    file: File,
+}
+
+/// Where a policy stands, and its text as it was read.
+#[derive(Debug, Default)]
+struct File {
+    place: Box<str>,
+    text: Box<str>,
 }
 
 /// What a rule decides.
@@ -158,7 +168,7 @@ impl Policy {
     pub fn direct(model: &ModelId) -> Policy {
         let plan = Plan::Direct { targets: vec![model.clone()] };
         let last = Outcome { rule: "named".into(), plan };
-        Policy { name: "direct".into(), rules: Vec::new(), last, notes: Vec::new() }
+        Policy { name: "direct".into(), rules: Vec::new(), last, notes: Vec::new(), file: File::default() }
     }
 
     /// The built-in policy of `auto` where there is one local model and one upstream's: the
@@ -185,17 +195,48 @@ impl Policy {
         &self.name
     }
 
+    /// Where it was read; empty of the built-in policy of a plain name.
+    pub fn place(&self) -> &str {
+        &self.file.place
+    }
+
+    /// Its text as it was read; empty in the same case.
+    pub fn source(&self) -> &str {
+        &self.file.text
+    }
+
     /// Decides. Total: a condition that fails at run time becomes a `Plan::Reject` (fail closed).
     pub fn decide(&self, request: &Request, facts: &Facts) -> Decision {
-        let reading = Reading::of(request);
-        for (condition, outcome) in &self.rules {
-            match condition.holds(&reading, facts) {
-                Ok(true) => return self.decision(outcome),
-                Ok(false) => {}
-                Err(reason) => return self.failed(outcome, &reason),
+        self.walk(&Reading::of(request), facts, |outcome, held| {
+            if let Err(reason) = held {
+                let (policy, rule) = (&self.name, &outcome.rule);
+                tracing::error!(%policy, %rule, reason, "a policy's condition failed; the request is rejected");
             }
-        }
-        self.decision(&self.last)
+        })
+    }
+
+    /// Decides as [`Policy::decide`] does and says why: every rule, whether its condition held, and what
+    /// it read. Pure; nothing is logged.
+    pub fn explain(&self, request: &Request, facts: &Facts) -> Explanation {
+        explain::explain(self, request, facts)
+    }
+
+    /// Its rules in order, as a person reads them.
+    pub fn outline(&self) -> Vec<Rule> {
+        explain::outline(self)
+    }
+
+    /// Every gate of its cascades, and the rule and stage it stands at.
+    pub fn gates(&self) -> Vec<Gated> {
+        explain::gates(self)
+    }
+
+    /// The request that an example describes, in the form that a case file gives its requests.
+    ///
+    /// # Errors
+    /// One sentence: what of the example cannot be read.
+    pub fn example(source: &str) -> Result<Request, String> {
+        cases::request(source)
     }
 
     /// Runs the examples of a `NAME.cases.jsonl`; a case that decides otherwise than it expects
@@ -223,9 +264,27 @@ impl Policy {
         Decision { policy: Arc::clone(&self.name), rule: Arc::clone(&outcome.rule), plan: outcome.plan.clone() }
     }
 
-    fn failed(&self, outcome: &Outcome, reason: &str) -> Decision {
+    /// Tries rule after rule until one decides; each one tried is noted with what its condition said.
+    fn walk<'p>(
+        &'p self,
+        reading: &Reading<'_>,
+        facts: &Facts,
+        mut note: impl FnMut(&'p Outcome, &Result<bool, String>),
+    ) -> Decision {
+        for (condition, outcome) in &self.rules {
+            let held = condition.holds(reading, facts);
+            note(outcome, &held);
+            match held {
+                Ok(true) => return self.decision(outcome),
+                Ok(false) => {}
+                Err(_) => return self.failed(outcome),
+            }
+        }
+        self.decision(&self.last)
+    }
+
+    fn failed(&self, outcome: &Outcome) -> Decision {
         let (policy, rule) = (&self.name, &outcome.rule);
-        tracing::error!(%policy, %rule, reason, "a policy's condition failed; the request is rejected");
         let message = format!("the condition of rule \"{rule}\" of policy \"{policy}\" failed; see the log");
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         let plan = Plan::Reject { status, message: message.into(), code: "policy_failed" };

@@ -3,6 +3,7 @@
 mod accept;
 mod audit;
 mod evidence;
+mod explain;
 mod problems;
 mod value;
 

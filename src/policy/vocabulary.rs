@@ -179,6 +179,20 @@ pub(super) enum Word {
     Pattern(Pattern),
 }
 
+impl Word {
+    /// The word as a condition writes it; `None` of a pattern, which is part of the condition.
+    pub(super) fn name(&self) -> Option<String> {
+        Some(match self {
+            Word::Signal(signal) => format!("request.{}", signal.name()),
+            Word::Secrets(_) => "request.secrets".to_owned(),
+            Word::Header(name) => format!("request.headers[\"{name}\"]"),
+            Word::Model(model, fact) => format!("models[\"{model}\"].{}", fact.name()),
+            Word::BudgetLeft => "budget.left_usd".to_owned(),
+            Word::Pattern(_) => return None,
+        })
+    }
+}
+
 /// What conditions of one policy are checked against. What is costly is made when first needed.
 pub(super) struct Vocabulary<'n> {
     pub(super) names: &'n Names,

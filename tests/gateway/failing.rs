@@ -228,7 +228,7 @@ async fn bodies_that_do_not_fit_beside_all_others_are_refused_until_there_is_roo
     while fake.asked().is_empty() {
         tokio::task::yield_now().await;
     }
-    house.control.reload().await.unwrap();
+    house.reload().await.unwrap();
     let refused = house.chat(&large).await;
     assert_eq!((refused.status.as_u16(), refused.json()["error"]["code"].as_str()), (429, Some("overloaded")));
     assert_eq!((refused.header("retry-after"), refused.header("x-weir-origin")), ("1", "gateway"));

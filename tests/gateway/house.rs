@@ -177,6 +177,7 @@ impl House {
         let snapshot = self.control.current();
         let targets = snapshot.statuses().into_iter().map(|(model, _)| model);
         self.metrics.follow(snapshot.pacers());
+        self.metrics.watch(snapshot.virtuals().into_iter().flat_map(|(_, policy)| policy.gates()).collect());
         self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
     }
 

@@ -4,11 +4,14 @@
 //! port. It listens from the start of the process, so that probes see loading and draining too. `door`
 //! says who may call. A change that was begun goes on when its caller leaves.
 
+mod console;
 mod door;
 mod dry;
 mod generations;
+mod live;
 mod page;
 mod status;
+mod trial;
 mod view;
 
 use std::convert::Infallible;
@@ -16,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use http::header::IF_NONE_MATCH;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -63,6 +67,11 @@ static PAGES: &[Page] = &[
     operators(Method::POST, "/admin/rollback", |it| Box::pin(generations::roll_back(it))),
     operators(Method::GET, "/admin/changes", |it| shown(view::changes(&it))),
     operators(Method::POST, "/admin/dry-run", |it| Box::pin(dry::run(it))),
+    everybody("/", |it| shown(console::file(&it))),
+    everybody("/console/*", |it| shown(console::file(&it))),
+    operators(Method::GET, "/admin/recent", |it| shown(live::recent(&it))),
+    operators(Method::GET, "/admin/policies", |it| shown(live::policies(&it))),
+    operators(Method::POST, "/admin/try", |it| shown(trial::decide(&it))),
     operators(Method::GET, "/admin/audits", |it| shown(view::audits(&it))),
 ];
 
@@ -137,7 +146,8 @@ async fn answer(state: &Arc<State>, peer: SocketAddr, request: Request<Incoming>
         };
         let body = page::read(&head, body).await?;
         let query = head.uri.query().unwrap_or_default().to_owned();
-        (page.answer)(Asked { state: Arc::clone(state), who, rest, query, body }).await
+        let known = head.headers.get(IF_NONE_MATCH).cloned();
+        (page.answer)(Asked { state: Arc::clone(state), who, rest, query, known, body }).await
     };
     found.await.unwrap_or_else(|error| api::reject(&error))
 }

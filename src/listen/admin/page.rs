@@ -34,6 +34,8 @@ pub(super) struct Asked {
     /// What stands for the star of the page's path.
     pub(super) rest: String,
     pub(super) query: String,
+    /// The version of the page that the caller has (`If-None-Match`).
+    pub(super) known: Option<HeaderValue>,
     pub(super) body: Bytes,
 }
 
