@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::{Asking, Begun};
@@ -97,6 +97,7 @@ impl Auditor {
                     usage: Usage::default(),
                     cost_usd: 0.0,
                     wealth: status.wealth,
+                    span: None,
                 });
             }
             self.look_after(ledger);
@@ -175,6 +176,7 @@ pub(super) fn attend(asking: &Asking<'_>, grant: &Arc<Grant>, held: &[Delta], be
                 tab,
                 answer: Answer::default(),
                 bill: Bill::default(),
+                began: None,
             };
             job.overhear(held, begun);
             false
@@ -245,6 +247,8 @@ struct Job {
     tab: AuditTab,
     answer: Answer,
     bill: Bill,
+    /// When grading began.
+    began: Option<Instant>,
 }
 
 impl Job {
@@ -260,6 +264,7 @@ impl Job {
 
     /// Grades the complete answer in a task of its own.
     fn begin(mut self) {
+        self.began = Some(Instant::now());
         match Arc::clone(&self.auditor.room).try_acquire_owned() {
             Ok(permit) => {
                 let tasks = self.auditor.tasks.clone();
@@ -318,7 +323,8 @@ impl Job {
         if !self.ledger.reserve(most, usd_per_day) {
             return Err(Skipped::Budget);
         }
-        let call = Call { request: Arc::new(request), model: model.clone() };
+        let trace = self.tab.trace().cloned();
+        let call = Call { request: Arc::new(request), model: model.clone(), trace };
         let mut answer = Answer::default();
         let read = read(&*backend, call, &mut answer).await;
         let completion_tokens = answer.text.len() as u64 / TOKEN;
@@ -350,6 +356,7 @@ impl Job {
             usage: self.bill.usage,
             cost_usd: self.bill.cost_usd,
             wealth: status.wealth,
+            span: self.began.and_then(|began| self.tab.span(began)),
         });
         self.auditor.look_after(&self.ledger);
     }
