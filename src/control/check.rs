@@ -16,7 +16,7 @@ use super::values::{
     NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
     parse_endpoint, secret,
 };
-use super::{Hashes, Options, defaults};
+use super::{Hashes, Options, Telemetry, defaults, telemetry};
 use crate::account::{Keys, Prices};
 use crate::api::Limits;
 use crate::error::Problem;
@@ -44,6 +44,8 @@ pub struct Checked {
     pub warnings: Vec<String>,
     /// Whether requests and answers are logged, and where.
     pub capture: Option<Capture>,
+    /// Whether requests are traced, and where to.
+    pub telemetry: Option<Telemetry>,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) prices: Prices,
@@ -127,6 +129,7 @@ impl<'a> Checker<'a> {
             state: default_state(&options.env),
             warnings: Vec::new(),
             capture: None,
+            telemetry: None,
             limits: Limits { max_body: DEFAULT_MAX_BODY as usize, policy_headers: Vec::new() },
             keys: Keys::default(),
             prices: Prices::default(),
@@ -168,6 +171,9 @@ impl<'a> Checker<'a> {
         }
         if let Some(capture) = &raw.capture {
             self.capture(capture);
+        }
+        if let Some(raw) = &raw.telemetry {
+            self.checked.telemetry = telemetry::check(raw, &self.options.env, &mut self.problems);
         }
         for tenant in raw.tenants {
             self.tenant(&tenant);

@@ -15,6 +15,7 @@ mod fixed;
 mod hashes;
 mod read;
 mod snapshot;
+mod telemetry;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -37,6 +38,7 @@ pub use check::{Checked, Findings, check_policy, check_prices, read};
 use fixed::Fixed;
 pub use hashes::Hashes;
 pub use snapshot::Snapshot;
+pub use telemetry::{Protocol, Telemetry};
 
 /// What the command line says, and the environment.
 #[derive(Debug, Clone, Default)]

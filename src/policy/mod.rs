@@ -17,6 +17,7 @@ mod form;
 mod language;
 mod named;
 mod pattern;
+mod promised;
 mod redact;
 mod secrets;
 mod signals;
@@ -38,6 +39,7 @@ use crate::error::Problem;
 use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
 use condition::Condition;
+pub use promised::Promised;
 pub use redact::Redactor;
 use signals::Reading;
 
@@ -111,6 +113,7 @@ pub struct Policy {
     rules: Vec<(Condition, Outcome)>,
     last: Outcome,
     notes: Vec<Problem>,
+    promises: Vec<Promised>,
 }
 
 /// What a rule decides.
@@ -144,6 +147,11 @@ impl Policy {
         &self.notes
     }
 
+    /// The promises that its rules ask for.
+    pub fn promises(&self) -> &[Promised] {
+        &self.promises
+    }
+
     /// The certificates that its gates go by.
     pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
         let outcomes = self.rules.iter().map(|(_, outcome)| outcome).chain([&self.last]);
@@ -158,7 +166,7 @@ impl Policy {
     pub fn direct(model: &ModelId) -> Policy {
         let plan = Plan::Direct { targets: vec![model.clone()] };
         let last = Outcome { rule: "named".into(), plan };
-        Policy { name: "direct".into(), rules: Vec::new(), last, notes: Vec::new() }
+        Policy { name: "direct".into(), rules: Vec::new(), last, notes: Vec::new(), promises: Vec::new() }
     }
 
     /// The built-in policy of `auto` where there is one local model and one upstream's: the
