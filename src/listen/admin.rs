@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use super::state::State;
@@ -22,21 +22,22 @@ pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Result<Response<
             None => text(StatusCode::OK, "ok\n".to_owned()),
             Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         },
-        "/metrics" => metrics(state),
+        "/metrics" => metrics(state, request.headers()),
         "/admin/audits" => audits(state),
         _ => text(StatusCode::NOT_FOUND, format!("no page {path}; known: /livez /readyz /metrics /admin/audits\n")),
     })
 }
 
-fn metrics(state: &State) -> Response<Full<Bytes>> {
+fn metrics(state: &State, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let Some(running) = state.running() else { return text(StatusCode::OK, String::new()) };
     let snapshot = running.control.current();
     running.metrics.show_audits(&snapshot.audit_statuses());
-    let page = running.metrics.render(&snapshot.statuses());
+    running.metrics.show_promises(&snapshot.promises());
+    running.metrics.show_draining(state.is_draining());
+    let accept = headers.get(http::header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let (page, media) = running.metrics.page(accept, &snapshot.statuses());
     let mut response = text(StatusCode::OK, page);
-    response
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media));
     response
 }
 

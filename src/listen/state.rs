@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::Front;
 use crate::control::Control;
 use crate::gateway::Gateway;
-use crate::observe::Metrics;
+use crate::observe::{Metrics, Names};
 
 /// What `boot` hands over once models are warm and pools are built.
 #[derive(Debug, Clone)]
@@ -24,9 +24,8 @@ impl Running {
     /// Tells the metrics which names the configuration in force knows.
     pub(super) fn adopt(&self) {
         let snapshot = self.control.current();
-        let targets = snapshot.statuses().into_iter().map(|(model, _)| model);
         self.metrics.follow(snapshot.pacers());
-        self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
+        self.metrics.adopt(Names::of(&snapshot));
     }
 }
 
@@ -62,9 +61,13 @@ impl State {
         self.draining.store(true, Ordering::Release);
     }
 
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// Why new requests should go elsewhere; `None`: they are welcome.
     pub(super) fn unready(&self) -> Option<Cow<'static, str>> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Some("draining".into());
         }
         let Some(running) = self.running() else {

@@ -99,7 +99,7 @@ impl Drop for CaptureLog {
 }
 
 /// The bytes of the request and of its answer that a receipt holds.
-fn bytes(receipt: &Receipt) -> usize {
+pub(super) fn bytes(receipt: &Receipt) -> usize {
     let held = |it: &Captured| it.body.len() + it.said.text.len() + it.said.raw.iter().map(Bytes::len).sum::<usize>();
     receipt.captured.as_deref().map_or(0, held)
 }

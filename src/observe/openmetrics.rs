@@ -31,13 +31,13 @@ pub(super) fn render(families: &[MetricFamily], exemplars: &Exemplars) -> String
             let of = |bucket| exemplars.of(known?, model(metric), bucket);
             match kind {
                 "counter" => {
-                    let value = metric.get_counter().value();
+                    let value = metric.get_counter().get_value();
                     put(&mut page, format_args!("{stem}_total{} {value}", labels(metric.get_label(), None)));
                     exemplar(&mut page, of(0));
                 }
                 "histogram" => histogram(&mut page, name, metric, of),
                 _ => {
-                    let value = metric.get_gauge().value();
+                    let value = metric.get_gauge().get_value();
                     put(&mut page, format_args!("{stem}{} {}\n", labels(metric.get_label(), None), number(value)));
                 }
             }

@@ -20,7 +20,7 @@ pub struct Promised {
 
 impl Promised {
     /// Every state that there is.
-    pub const STATES: [&str; 4] = ["certified", "uncertified", "alarmed", "unmonitored"];
+    pub const STATES: [&str; 4] = ["certified", "uncertified", "unmonitored", "alarmed"];
 
     /// Whether a certificate keeps it, or why none does now.
     pub fn state(&self) -> &'static str {
