@@ -5,7 +5,7 @@ mod audits;
 mod capturing;
 mod failing;
 mod feedback;
-mod house;
+pub mod house;
 mod leaving;
 mod names;
 mod passing;

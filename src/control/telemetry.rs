@@ -47,11 +47,7 @@ pub enum Protocol {
 }
 
 /// Checks the table; every problem is told, and then there is no value.
-pub(super) fn check(
-    raw: &Placed<RawTelemetry>,
-    env: &Environment,
-    told: &mut Vec<Problem>,
-) -> Option<Telemetry> {
+pub(super) fn check(raw: &Placed<RawTelemetry>, env: &Environment, told: &mut Vec<Problem>) -> Option<Telemetry> {
     let RawTelemetry { otlp, protocol, sample, service, content } = &raw.value;
     let mut problems = Vec::new();
     let protocol = match protocol.as_deref() {
@@ -161,7 +157,10 @@ mod tests {
             assert!(problem.ends_with("want a URL such as http://127.0.0.1:4317, without a path"), "{problem}");
         }
         let [problem] = &checked("http://a:b@c", Some("http"), "").unwrap_err()[..] else { panic!() };
-        assert_eq!(problem, "weir.toml:1: telemetry: otlp holds credentials; want them in the environment variable OTEL_EXPORTER_OTLP_HEADERS");
+        assert_eq!(
+            problem,
+            "weir.toml:1: telemetry: otlp holds credentials; want them in the environment variable OTEL_EXPORTER_OTLP_HEADERS"
+        );
     }
 
     #[test]

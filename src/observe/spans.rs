@@ -318,7 +318,8 @@ impl Attributes {
     }
 
     fn usage(&mut self, usage: &Usage) -> &mut Self {
-        self.put(name::INPUT_TOKENS, usage.prompt_tokens as i64).put(name::OUTPUT_TOKENS, usage.completion_tokens as i64);
+        self.put(name::INPUT_TOKENS, usage.prompt_tokens as i64)
+            .put(name::OUTPUT_TOKENS, usage.completion_tokens as i64);
         let cached = Some(usage.cached_tokens as i64).filter(|cached| *cached > 0);
         self.some(name::CACHED_TOKENS, cached)
     }

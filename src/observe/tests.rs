@@ -1,5 +1,8 @@
 //! What a scrape and the log show of requests that ran.
 
+mod labels;
+mod tracing;
+
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::sleep;
 
-use super::{Metrics, Names, Reload, names};
+use super::{Metrics, Names, Port, Reload, names};
 use crate::account::{Meter, Price, Prices};
 use crate::backend::fake::{Fake, Step, end, raw, say};
 use crate::backend::{Breaker, Status};

@@ -74,10 +74,8 @@ struct Counts {
 impl Traces {
     /// Starts the exporter on the runtime that calls.
     pub(super) fn open(settings: &Telemetry, spans: &IntCounterVec) -> Result<Traces, String> {
-        let counts = Counts {
-            exported: spans.with_label_values(&["exported"]),
-            dropped: spans.with_label_values(&["dropped"]),
-        };
+        let counts =
+            Counts { exported: spans.with_label_values(&["exported"]), dropped: spans.with_label_values(&["dropped"]) };
         let (sender, jobs) = mpsc::channel(WAITING);
         let waiting = Arc::new(AtomicUsize::new(0));
         let exporter = Exporter {

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::compile::Compiler;
 use super::Promised;
+use super::compile::Compiler;
 use super::form::{Entry, Section, suggest};
 use crate::confidence::{Accept, Basis, Calibration, Feature, Grant, Judge, Risk, Uncertified};
 use crate::plan::HoldBack;

@@ -84,7 +84,8 @@ fn key_of(member: &str) -> Option<&str> {
 
 /// `vendor`, or `tenant@vendor`.
 fn is_key(key: &str) -> bool {
-    let rest = |text: &str| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'));
+    let rest =
+        |text: &str| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/'));
     let begins = |text: &str, digit: bool| {
         text.bytes().next().is_some_and(|first| first.is_ascii_lowercase() || digit && first.is_ascii_digit())
     };
@@ -104,13 +105,13 @@ mod tests {
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn headers(given: &[(&'static str, &str)]) -> HeaderMap {
-        given
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
-            .fold(HeaderMap::new(), |mut all, (name, value)| {
+        given.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).fold(
+            HeaderMap::new(),
+            |mut all, (name, value)| {
                 all.append(name, value);
                 all
-            })
+            },
+        )
     }
 
     fn state_of(given: &[&str]) -> Option<String> {
@@ -138,7 +139,11 @@ mod tests {
             (GOOD.replace("00-0af", "01-0af"), true),
             (format!("{}-what-ever", GOOD.replace("00-0af", "cc-0af")), true),
         ] {
-            assert_eq!(parse(&headers(&[("traceparent", &text)])).map(|context| context.sampled), Some(sampled), "{text}");
+            assert_eq!(
+                parse(&headers(&[("traceparent", &text)])).map(|context| context.sampled),
+                Some(sampled),
+                "{text}"
+            );
         }
     }
 
