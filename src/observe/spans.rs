@@ -345,7 +345,8 @@ impl Attributes {
             self.put(name::OUTPUT_TYPE, if asked.json { "json" } else { "text" });
         }
         let Some(sampling) = &asked.sampling else { return self };
-        let number = |given: Option<f32>| given.map(f64::from);
+        // As it was written: 0.7, not 0.699999988079071.
+        let number = |given: Option<f32>| given.map(|given| (f64::from(given) * 1e6).round() / 1e6);
         self.some(name::MAX_TOKENS, sampling.max_tokens.map(i64::from))
             .some(name::TEMPERATURE, number(sampling.temperature))
             .some(name::TOP_P, number(sampling.top_p))

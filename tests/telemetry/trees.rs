@@ -72,7 +72,7 @@ async fn open(telemetry: &str, fake: &FakeUpstream) -> House {
 }
 
 async fn ask(house: &House, headers: &[(&str, &str)]) -> Reply {
-    let body = r#"{"model":"auto","temperature":0.5,"max_tokens":9,"messages":[{"role":"user","content":"my key is sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD"}]}"#;
+    let body = r#"{"model":"auto","temperature":0.7,"max_tokens":9,"messages":[{"role":"user","content":"my key is sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCD"}]}"#;
     house.post("/v1/chat/completions", headers, body).await
 }
 
@@ -143,7 +143,7 @@ async fn escalated(telemetry: &str, receiver: &Receiver) {
         server,
         &json!({
             "gen_ai.operation.name": "chat", "gen_ai.provider.name": "up", "gen_ai.request.model": "auto",
-            "gen_ai.response.model": "up/m", "gen_ai.request.temperature": 0.5, "gen_ai.request.max_tokens": 9,
+            "gen_ai.response.model": "up/m", "gen_ai.request.temperature": 0.7, "gen_ai.request.max_tokens": 9,
             "gen_ai.request.stream": false, "gen_ai.output.type": "text", "weir.outcome": "ok",
             "gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 5, "weir.cost_usd": 2e-5, "weir.tenant": "anonymous",
         }),
