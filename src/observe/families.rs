@@ -76,6 +76,10 @@ impl Families {
         started.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let counts = |family: &Family| keep(registry, IntCounterVec::new(opts(family), family.labels)?);
+        let spans = counts(&names::SPANS)?;
+        for outcome in ["exported", "dropped"] {
+            spans.with_label_values(&[outcome]);
+        }
         let dollars = |family: &Family| keep(registry, CounterVec::new(opts(family), family.labels)?);
         let gauges = |family: &Family| keep(registry, IntGaugeVec::new(opts(family), family.labels)?);
         let spread = |family: &Family, buckets: &[f64]| {
@@ -107,7 +111,7 @@ impl Families {
             feedback: counts(&names::FEEDBACK)?,
             audits: AuditFamilies::register(registry)?,
             capture_dropped: counts(&names::CAPTURE_DROPPED)?,
-            spans: counts(&names::SPANS)?,
+            spans,
             connections: gauges(&names::CONNECTIONS)?,
             draining: keep(registry, IntGauge::with_opts(opts(&names::DRAINING))?)?,
             reloads: counts(&names::RELOADS)?,

@@ -1,7 +1,7 @@
 //! What a scrape and the log show of requests that ran.
 
 mod labels;
-mod tracing;
+mod traced;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,7 @@
 //! What a traced request looks like where it is received.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -281,4 +282,31 @@ async fn an_audit_is_a_trace_of_its_own_that_names_the_request() {
     );
     let sent = format!("00-{}-{}-01", audit["trace_id"].as_str().unwrap(), audit["span_id"].as_str().unwrap());
     assert_eq!(fake.asked()[0].headers["traceparent"], *sent);
+}
+
+#[tokio::test]
+async fn a_busy_collector_is_asked_again_and_one_that_refuses_is_not() {
+    let tries = AtomicUsize::new(0);
+    let collector = FakeUpstream::start(move |asked| {
+        assert_eq!(
+            (asked.path.as_str(), &asked.headers["content-type"]),
+            ("/v1/traces", &"application/x-protobuf".parse().unwrap())
+        );
+        let status = [503, 200, 400][tries.fetch_add(1, Ordering::SeqCst)];
+        Answer::json("").status(status)
+    })
+    .await;
+    let address = collector.url().replace("/v1", "");
+    let fake = FakeUpstream::saying(Answer::json(answer("Paris"))).await;
+    let house = open(&format!("otlp = \"{address}\", protocol = \"http\", sample = 1.0"), &fake).await;
+    for requests in 1..=2 {
+        ask(&house, &[]).await;
+        house.receipts(requests).await;
+        soon(house.metrics.flush(Duration::from_secs(10))).await;
+    }
+    assert_eq!(collector.asked().len(), 3);
+    let page = house.rendered();
+    for line in ["weir_spans_total{outcome=\"exported\"} 5", "weir_spans_total{outcome=\"dropped\"} 5"] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
 }
