@@ -22,8 +22,9 @@ wait "$fetch"
 fetch=''
 
 WEIR_TEST_PYTHON=$(scripts/venv.sh tests/scripts/openai.txt)
+WEIR_TELEMETRY_PYTHON=$(scripts/venv.sh tests/scripts/telemetry.txt)
 WEIR_MODELS=${WEIR_MODELS:-${WEIR_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/weir}/models}
-export WEIR_TEST_PYTHON WEIR_MODELS
+export WEIR_TEST_PYTHON WEIR_TELEMETRY_PYTHON WEIR_MODELS
 
 python3 -m unittest discover -s tests/scripts
 scripts/test-deploy.sh

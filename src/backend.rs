@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 use http::HeaderMap;
 
 use crate::error::Result;
-use crate::request::{Delta, ModelId, Request};
+use crate::request::{Delta, ModelId, Request, TraceContext};
 
 /// One model, or one upstream with many.
 ///
@@ -40,6 +40,8 @@ pub struct Call {
     pub request: Arc<Request>,
     /// The full name of the model that shall answer.
     pub model: ModelId,
+    /// The attempt's place in a trace, for a backend that passes it on.
+    pub trace: Option<TraceContext>,
 }
 
 /// An answer that has begun.

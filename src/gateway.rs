@@ -33,7 +33,7 @@ pub struct Gateway {
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// How many headers tell a story.
-const TOLD: usize = 8;
+const TOLD: usize = 9;
 
 /// Longer than the longest answer of a local model, which a client without a stream waits for.
 const TIMEOUT_TO_HEAD: Duration = Duration::from_secs(3600);
@@ -54,6 +54,7 @@ impl Gateway {
         let snapshot = self.control.current();
         let meter = Meter::open(Arc::clone(&self.record), Arc::clone(snapshot.prices()));
         let (head, body) = request.into_parts();
+        meter.trace(api::trace_context(&head.headers));
         let id = request_id(head.headers.get(REQUEST_ID));
         meter.asker(&id, &TenantId::anonymous());
         let answering = pin!(answer(&snapshot, &meter, &id, (head, body)));

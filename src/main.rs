@@ -55,7 +55,7 @@ fn serve(flags: &Serve) -> Result<ExitCode, String> {
 /// Loads models, opens pools, puts the rooms together.
 async fn boot(options: Options, checked: Checked) -> Result<Running, String> {
     let place = checked.place.clone();
-    let metrics = Arc::new(Metrics::open(checked.capture.as_ref())?);
+    let metrics = Arc::new(Metrics::open(checked.capture.as_ref())?.tracing(checked.telemetry.as_ref())?);
     let control = Arc::new(Control::open(options, checked).await.map_err(|problems| lines(&problems))?);
     let names: Vec<String> = control.current().entries().into_iter().map(|entry| entry.id).collect();
     tracing::info!(configuration = place, names = names.join(" "), "built");

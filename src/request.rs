@@ -116,6 +116,19 @@ impl Verdict {
     }
 }
 
+/// A place in a distributed trace, as W3C Trace Context names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The whole trace's; not 0.
+    pub trace_id: u128,
+    /// The span under which what follows stands; not 0.
+    pub span_id: u64,
+    /// Whether the trace is recorded.
+    pub sampled: bool,
+    /// What vendors say of it (`tracestate`), passed on as it came.
+    pub state: Option<Arc<str>>,
+}
+
 /// A value that must never be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);

@@ -8,7 +8,7 @@ mod deciding;
 mod console;
 mod failing;
 mod feedback;
-mod house;
+pub mod house;
 mod leaving;
 mod names;
 mod passing;

@@ -59,15 +59,18 @@ const EMPTY_WORDS: &[&str] =
 
 /// Crate → the rooms that may name it.
 const FENCES: &[(&str, &[&str])] = &[
-    ("hyper", &["listen", "api", "gateway", "upstream"]),
+    // observe speaks OTLP to a collector.
+    ("hyper", &["listen", "api", "gateway", "observe", "upstream"]),
     // The workbench asks a gateway over HTTP, and commands an admin port.
-    ("hyper_util", &["listen", "api", "cli", "gateway", "lab", "upstream"]),
+    ("hyper_util", &["listen", "api", "cli", "gateway", "lab", "observe", "upstream"]),
     ("tower", &["listen", "upstream"]),
     ("tower_http", &["listen", "upstream"]),
     ("pingora_core", &["listen", "upstream"]),
     ("llama_cpp_2", &["local"]),
     ("arc_swap", &["control"]),
     ("prometheus", &["observe"]),
+    ("opentelemetry_proto", &["observe"]),
+    ("prost", &["observe"]),
     ("cel", &["policy"]),
     ("csv", &["lab"]),
     ("flate2", &["lab"]),

@@ -26,4 +26,5 @@ mod policies;
 #[cfg(all(test, feature = "local"))]
 mod sdk;
 mod signals;
+mod telemetry;
 mod upstream_tls;

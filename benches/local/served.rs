@@ -73,7 +73,7 @@ impl Served {
             headers: Default::default(),
             authorization: None,
         };
-        let call = Call { request: Arc::new(request), model: self.model.clone() };
+        let call = Call { request: Arc::new(request), model: self.model.clone(), trace: None };
         self.engine.start(call).await.expect("the engine takes the request").deltas
     }
 

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::receipt::{AttemptOutcome, AttemptReceipt, Failure, Reason, Receipt};
 use super::tab::{Form, Served, State, Tab};
-use super::{Drawn, Price, Said};
+use super::{Drawn, Price, Said, Timing};
 use crate::confidence::{Evidence, Feature, Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin, Result, Retry};
-use crate::request::{Delta, Finish, ModelId, Part, Usage};
+use crate::request::{Delta, Finish, ModelId, Part, TraceContext, Usage};
 
 /// What the tab holds about one attempt.
 #[derive(Debug)]
@@ -39,6 +39,12 @@ pub(super) struct Leg {
     pub(super) evidence: Option<Evidence>,
     /// What was said, where it is captured.
     pub(super) said: Option<Said>,
+    span_id: u64,
+    began: Instant,
+    /// When a gate began to look at the answer.
+    gated: Option<Instant>,
+    judged: Option<Instant>,
+    ended: Option<Instant>,
 }
 
 /// Where an attempt stands.
@@ -62,9 +68,11 @@ impl Attempt {
     pub(super) fn begin(tab: &Arc<Tab>, model: &ModelId, stage: usize) -> Attempt {
         let mut state = tab.state();
         let said = state.captured.is_some().then(Said::default);
-        state.legs.push(Leg { said, ..Leg::new(model, stage, tab.prices.of(model)) });
-        let leg = state.legs.len() - 1;
-        state.wait(leg, Instant::now());
+        let (span_id, leg) = (state.tracing.span_id(), state.legs.len());
+        let new = Leg { said, span_id, ..Leg::new(model, stage, tab.prices.of(model)) };
+        let now = new.began;
+        state.legs.push(new);
+        state.wait(leg, now);
         Attempt { tab: tab.clone(), leg }
     }
 
@@ -73,7 +81,16 @@ impl Attempt {
         leg.ending = Ending::Skipped;
         leg.reason = Some(reason);
         leg.standing = standing;
-        tab.state().legs.push(leg);
+        leg.ended = Some(leg.began);
+        let mut state = tab.state();
+        leg.span_id = state.tracing.span_id();
+        state.legs.push(leg);
+    }
+
+    /// The attempt's place in a trace, to be told to the backend.
+    pub fn trace(&self) -> Option<TraceContext> {
+        let state = self.tab.state();
+        state.tracing.told(state.legs[self.leg].span_id)
     }
 
     /// Awaits the answer's beginning and notes a failure. Dropped before either has come, the attempt
@@ -103,24 +120,31 @@ impl Attempt {
 
     /// Notes that the attempt failed.
     pub fn failed(&self, error: &Error) {
-        let mut state = self.tab.state();
-        state.resume(self.leg, Instant::now());
-        state.legs[self.leg].fail(error);
+        let (mut state, now) = (self.tab.state(), Instant::now());
+        state.resume(self.leg, now);
+        state.legs[self.leg].fail(error, now);
     }
 
     /// Notes that nobody reads on; an attempt that is over stays as it is.
     fn interrupted(&self) {
-        let mut state = self.tab.state();
-        state.resume(self.leg, Instant::now());
-        let ending = &mut state.legs[self.leg].ending;
-        if matches!(ending, Ending::Running) {
-            *ending = Ending::Interrupted;
+        let (mut state, now) = (self.tab.state(), Instant::now());
+        state.resume(self.leg, now);
+        let leg = &mut state.legs[self.leg];
+        if matches!(leg.ending, Ending::Running) {
+            (leg.ending, leg.ended) = (Ending::Interrupted, Some(now));
         }
     }
 
     /// Notes that the answer is not served: its work is wasted, unless it is served after all.
     pub fn discarded(&self, reason: Reason) {
-        self.tab.state().legs[self.leg].reason = Some(reason);
+        let leg = &mut self.tab.state().legs[self.leg];
+        leg.reason = Some(reason);
+        leg.judge(Instant::now());
+    }
+
+    /// Notes that a gate looks at the answer from now on.
+    pub fn gated(&self) {
+        self.tab.state().legs[self.leg].gated = Some(Instant::now());
     }
 
     /// Notes what further calls said of the answer.
@@ -154,9 +178,11 @@ impl Attempt {
     }
 
     fn serve(&self, reason: Reason) {
-        let mut state = self.tab.state();
-        state.legs[self.leg].reason = Some(reason);
-        state.served = Some(Served { leg: self.leg, since: Instant::now() });
+        let (mut state, now) = (self.tab.state(), Instant::now());
+        let leg = &mut state.legs[self.leg];
+        leg.reason = Some(reason);
+        leg.judge(now);
+        state.served = Some(Served { leg: self.leg, since: now });
     }
 }
 
@@ -193,6 +219,30 @@ impl Leg {
             standing: None,
             evidence: None,
             said: None,
+            span_id: 0,
+            began: Instant::now(),
+            gated: None,
+            judged: None,
+            ended: None,
+        }
+    }
+
+    /// Notes that the gate has decided; what becomes of the answer later changes nothing.
+    fn judge(&mut self, now: Instant) {
+        if self.gated.is_some() {
+            self.judged.get_or_insert(now);
+        }
+    }
+
+    /// When what happened, since `opened`; what has not ended ends `now`.
+    pub(super) fn timing(&self, opened: Instant, now: Instant) -> Timing {
+        let since = |at: Instant| at - opened;
+        let judged = self.gated.zip(self.judged);
+        Timing {
+            began: since(self.began),
+            first: self.first.map(since),
+            judged: judged.map(|(from, to)| (since(from), since(to))),
+            ended: since(self.ended.unwrap_or(now)),
         }
     }
 
@@ -205,7 +255,7 @@ impl Leg {
         let delta = match item {
             Ok(delta) => delta,
             Err(error) => {
-                self.fail(error);
+                self.fail(error, now);
                 return true;
             }
         };
@@ -234,6 +284,7 @@ impl Leg {
             Part::End(usage) => {
                 self.usage = usage.filter(is_credible);
                 self.ending = Ending::Complete;
+                self.ended = Some(now);
                 return true;
             }
         }
@@ -257,7 +308,8 @@ impl Leg {
         &mut self.choices[index]
     }
 
-    fn fail(&mut self, error: &Error) {
+    fn fail(&mut self, error: &Error, now: Instant) {
+        self.ended = Some(now);
         self.reason.get_or_insert(Reason::of(error));
         self.ending = Ending::Failed(Failure::of(error));
     }
@@ -303,7 +355,7 @@ impl Leg {
         self.price.map(|price| price.cost_usd(&usage))
     }
 
-    pub(super) fn receipt(&self, served: bool, prompt_estimate: u64) -> AttemptReceipt {
+    pub(super) fn receipt(&self, served: bool, prompt_estimate: u64, timing: Timing) -> AttemptReceipt {
         let (usage, estimated) = self.usage(prompt_estimate);
         let outcome = match &self.ending {
             Ending::Skipped => AttemptOutcome::Skipped,
@@ -325,6 +377,13 @@ impl Leg {
             finish: self.finish,
             scores: self.least_sure(),
             evidence: self.evidence,
+            standing: self.standing.clone(),
+            failure: match &self.ending {
+                Ending::Failed(failure) => Some(failure.clone()),
+                _ => None,
+            },
+            timing,
+            span_id: self.span_id,
         }
     }
 }

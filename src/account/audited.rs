@@ -5,10 +5,13 @@
 //! `execute`, settled there; `observe` receives the [`AuditReceipt`]s.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::{Price, Prices, Record};
+use tokio::time::Instant;
+
+use super::{AuditSpan, Price, Prices, Record};
 use crate::confidence::{Draw, audit::Skipped};
-use crate::request::{ModelId, TenantId, Usage};
+use crate::request::{ModelId, TenantId, TraceContext, Usage};
 
 /// Notes one audit.
 #[derive(Debug, Clone)]
@@ -17,6 +20,8 @@ pub struct AuditTab {
     pub(super) prices: Arc<Prices>,
     pub(super) id: Arc<str>,
     pub(super) tenant: TenantId,
+    /// Its place in a trace of its own, and the request's; `None`: it is not traced.
+    pub(super) trace: Option<(TraceContext, TraceContext)>,
 }
 
 impl AuditTab {
@@ -33,6 +38,18 @@ impl AuditTab {
     /// What a model costs, where that is known.
     pub fn price(&self, model: &ModelId) -> Option<Price> {
         self.prices.of(model)
+    }
+
+    /// The audit's place in a trace, where it is traced.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref().map(|(own, _)| own)
+    }
+
+    /// The span of an audit that began then and ends now, where it is traced.
+    pub fn span(&self, began: Instant) -> Option<Box<AuditSpan>> {
+        let (context, of) = self.trace.clone()?;
+        let took = began.elapsed();
+        Some(Box::new(AuditSpan { context, of, began: SystemTime::now() - took, took }))
     }
 
     /// Notes how the audit ended.
@@ -60,6 +77,8 @@ pub struct AuditReceipt {
     pub cost_usd: f64,
     /// The evidence against the slice's promise now.
     pub wealth: f64,
+    /// When it was, where it is traced.
+    pub span: Option<Box<AuditSpan>>,
 }
 
 /// Whether an answer kept under a certificate was drawn to be audited.

@@ -17,6 +17,8 @@ pub struct Captured {
     pub body: Bytes,
     /// The answer served.
     pub said: Said,
+    /// Whether the capture log wants it; else only a trace does.
+    pub logged: bool,
 }
 
 /// An answer's first choice.
@@ -37,7 +39,7 @@ impl Captured {
             Ask::Text(_) => "text",
             Ask::Embed(_) => "embed",
         };
-        Captured { kind, body: request.body.bytes.clone(), said: Said::default() }
+        Captured { kind, body: request.body.bytes.clone(), said: Said::default(), logged: true }
     }
 }
 

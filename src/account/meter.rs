@@ -11,12 +11,13 @@ use tokio::time::Instant;
 use super::receipt::{Decided, Failure, PlanKind, Reason};
 use super::story::{self, Story};
 use super::tab::{Form, Tab};
-use super::{Attempt, AuditTab, Awaited, Captured, Offer, Pacers, Prices, Record};
+use super::traced::{self, Tracing};
+use super::{Asked, Attempt, AuditTab, Awaited, Captured, Offer, Pacers, Prices, Record};
 use crate::confidence::gap::Pacing;
 use crate::confidence::{Standing, Uncertified};
 use crate::error::Error;
 use crate::plan::{Decision, Plan};
-use crate::request::{Ask, Chat, Feedback, ModelId, Prompt, Request, TenantId};
+use crate::request::{Ask, Chat, Feedback, ModelId, Prompt, Request, TenantId, TraceContext};
 
 /// A handle on one request's tab. Clones share it; the last one dropped settles it (one
 /// `Record::record`).
@@ -33,6 +34,14 @@ impl Meter {
     /// accounted to somebody.
     pub fn asker(&self, id: &Arc<str>, tenant: &TenantId) {
         self.0.state().asker = Some((id.clone(), tenant.clone()));
+    }
+
+    /// Finds the request's place in a trace; `given` is the client's.
+    pub fn trace(&self, given: Option<TraceContext>) {
+        let own = self.0.record.place(given.as_ref());
+        if given.is_some() || own.is_some() {
+            self.0.state().tracing = Tracing::of(given, own);
+        }
     }
 
     /// The client's body, with the time it makes us wait noted, so that it is not our overhead.
@@ -52,7 +61,14 @@ impl Meter {
         state.stream = request.stream;
         state.form = Form::of(request);
         state.prompt_estimate = prompt_estimate(&request.ask);
-        state.captured = self.0.record.captures().then(|| Box::new(Captured::of(request)));
+        let (logged, traced) = (self.0.record.captures(), state.tracing.traced.is_some());
+        if logged || traced && self.0.record.shows() {
+            state.captured = Some(Box::new(Captured { logged, ..Captured::of(request) }));
+        }
+        if let Some(traced) = &mut state.tracing.traced {
+            let parsed = self.0.opened.elapsed();
+            (traced.asked, traced.decided) = (Some(Asked::of(request)), Some((parsed, parsed)));
+        }
     }
 
     /// Notes the decision and the generation of the configuration it was made under.
@@ -63,6 +79,9 @@ impl Meter {
             Plan::Reject { .. } => PlanKind::Reject,
         };
         let mut state = self.0.state();
+        if let Some((_, decided)) = state.tracing.traced.as_mut().and_then(|traced| traced.decided.as_mut()) {
+            *decided = self.0.opened.elapsed();
+        }
         if let Plan::Cascade { stages, .. } = &decision.plan {
             state.stage_prices = stages.iter().map(|stage| self.0.prices.of(&stage.model)).collect();
         }
@@ -83,9 +102,13 @@ impl Meter {
     /// What an audit of this request's answer is noted on.
     pub fn audit_tab(&self) -> AuditTab {
         let (record, prices) = (Arc::clone(&self.0.record), Arc::clone(&self.0.prices));
-        let asker = self.0.state().asker.clone();
-        let (id, tenant) = asker.unwrap_or_else(|| ("".into(), TenantId::anonymous()));
-        AuditTab { record, prices, id, tenant }
+        let state = self.0.state();
+        let (id, tenant) = state.asker.clone().unwrap_or_else(|| ("".into(), TenantId::anonymous()));
+        let of = state.tracing.traced.as_ref().map(|traced| traced.context.clone());
+        let own = |of: TraceContext| {
+            (TraceContext { trace_id: rand::random(), span_id: traced::span_id(), sampled: true, state: None }, of)
+        };
+        AuditTab { record, prices, id, tenant, trace: of.map(own) }
     }
 
     /// Notes that the answer's head is about to be written (after `api::respond`, which folds an

@@ -17,6 +17,7 @@ mod price;
 mod receipt;
 mod story;
 mod tab;
+mod traced;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,9 @@ pub use pacer::{Pace, Paced, Pacers};
 pub use price::{Price, Prices};
 pub use receipt::{AttemptOutcome, AttemptReceipt, Decided, Failure, Outcome, PlanKind, Reason, Receipt};
 pub use story::Story;
+pub use traced::{Asked, AuditSpan, Timing, Traced};
+
+use crate::request::TraceContext;
 
 /// Receives every receipt; implemented by `observe`.
 pub trait Record: Send + Sync + std::fmt::Debug {
@@ -43,6 +47,17 @@ pub trait Record: Send + Sync + std::fmt::Debug {
 
     /// Whether the texts of the request that is being parsed are kept for its receipt.
     fn captures(&self) -> bool {
+        false
+    }
+
+    /// A request's own place in a trace, given its client's. `None`: requests are not traced, and what
+    /// the client gave is passed on as it is.
+    fn place(&self, _given: Option<&TraceContext>) -> Option<TraceContext> {
+        None
+    }
+
+    /// Whether the texts of a sampled request are kept for its spans.
+    fn shows(&self) -> bool {
         false
     }
 }

@@ -153,6 +153,8 @@ pub struct Paced {
     pub lambda: f64,
     /// Dollars spent since the start by requests that are over.
     pub spent_usd: f64,
+    /// Dollars that idle time has saved up; below 0: spent ahead of the rate.
+    pub left_usd: f64,
 }
 
 impl Default for Pacers {
@@ -206,7 +208,8 @@ impl Pacers {
         let pacers: Vec<_> = self.table().pacers.iter().map(|(key, pacer)| (key.clone(), Arc::clone(pacer))).collect();
         let stand = |((policy, tenant), pacer): ((Arc<str>, Arc<str>), Arc<Pacer>)| {
             let mut pace = pacer.pace();
-            Paced { policy, tenant, lambda: pace.lambda(now), spent_usd: pace.spent_usd() }
+            let lambda = pace.lambda(now);
+            Paced { policy, tenant, lambda, spent_usd: pace.spent_usd(), left_usd: -pace.ahead }
         };
         pacers.into_iter().map(stand).collect()
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Drawn;
+use super::{Drawn, Timing};
 use crate::confidence::{Evidence, Running, Standing, Uncertified};
 use crate::error::{Error, Kind, Origin};
 use crate::request::{Feedback, Finish, ModelId, TenantId, Usage};
@@ -61,6 +61,8 @@ pub struct Receipt {
     pub feedback: Option<Feedback>,
     /// What was asked and said, where [`super::Record::captures`] wanted it.
     pub captured: Option<Box<super::Captured>>,
+    /// Its place in a trace, where it is sampled.
+    pub traced: Option<Box<super::Traced>>,
 }
 
 impl Receipt {
@@ -157,6 +159,14 @@ pub struct AttemptReceipt {
     pub scores: Option<Running>,
     /// What further calls said of the answer, where any were made.
     pub evidence: Option<Evidence>,
+    /// What stood behind the answer, where a gate that was asked for a promise looked at it.
+    pub standing: Option<Standing>,
+    /// Why it failed, where it did.
+    pub failure: Option<Failure>,
+    /// When what happened.
+    pub timing: Timing,
+    /// The id of its span; 0 where the request is not sampled.
+    pub span_id: u64,
 }
 
 /// How an attempt ended.

@@ -29,11 +29,13 @@ pub struct Story {
     pub degraded: Option<&'static str>,
     /// `wanted` where feedback on the answer enters an audit.
     pub audit: Option<&'static str>,
+    /// The trace in which the request is recorded.
+    pub trace_id: Option<u128>,
 }
 
 impl Story {
     /// Sets the headers `x-weir-served-by`, `-policy`, `-confidence`, `-certificate`, `-cost-usd`,
-    /// `-degraded` and `-audit`, as far as they are known.
+    /// `-degraded`, `-audit` and `-trace-id`, as far as they are known.
     pub fn tell(self, headers: &mut HeaderMap) {
         let told = [
             ("x-weir-served-by", self.served_by.as_ref().map(|model| printable(model.as_str()))),
@@ -43,6 +45,7 @@ impl Story {
             ("x-weir-cost-usd", self.cost_usd.map(render_usd)),
             ("x-weir-degraded", self.degraded.map(str::to_owned)),
             ("x-weir-audit", self.audit.map(str::to_owned)),
+            ("x-weir-trace-id", self.trace_id.map(|id| format!("{id:032x}"))),
         ];
         for (name, value) in told {
             if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
@@ -76,6 +79,7 @@ pub(super) fn tell(state: &State) -> Story {
         cost_usd: if running { None } else { state.cost_usd() },
         degraded: state.degraded,
         audit: state.audit.filter(|drawn| drawn.wanted).map(|_| "wanted"),
+        trace_id: state.tracing.traced.as_ref().map(|traced| traced.context.trace_id),
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::attempt::{Ending, Leg};
 use super::offer::Budget;
 use super::receipt::{AttemptReceipt, Decided, Failure, Outcome, Receipt};
+use super::traced::Tracing;
 use super::{Captured, Drawn, Price, Prices, Record};
 use crate::confidence::Standing;
 use crate::error::Kind;
@@ -50,6 +51,7 @@ pub(super) struct State {
     pub(super) pinned: bool,
     /// The budget that all of it is paid from, where there is one.
     pub(super) budget: Option<Budget>,
+    pub(super) tracing: Tracing,
 }
 
 /// What the bytes of an answer that are passed on hold.
@@ -142,6 +144,7 @@ impl Tab {
             waits,
             pinned: false,
             budget: None,
+            tracing: Tracing::default(),
         };
         Tab { record, prices, opened: now, state: Mutex::new(state) }
     }
@@ -165,7 +168,7 @@ impl State {
     }
 
     fn settle(&mut self, opened: Instant, now: Instant) -> Receipt {
-        let attempts = self.attempts();
+        let attempts = self.attempts(opened, now);
         let cost_usd = sum_usd(attempts.iter().map(|attempt| attempt.cost_usd));
         let wasted_usd = sum_usd(attempts.iter().filter(|attempt| attempt.wasted).map(|attempt| attempt.cost_usd));
         if let Some(budget) = self.budget.take() {
@@ -193,14 +196,17 @@ impl State {
             feedback: self.feedback.take(),
             pinned: self.pinned,
             captured: self.captured(),
+            traced: self.tracing.traced.take(),
             decided: self.decided.take(),
             attempts,
         }
     }
 
-    fn attempts(&self) -> Vec<AttemptReceipt> {
+    fn attempts(&self, opened: Instant, now: Instant) -> Vec<AttemptReceipt> {
         let served = self.served.map(|served| served.leg);
-        let receipt = |(index, leg): (usize, &Leg)| leg.receipt(served == Some(index), self.prompt_estimate);
+        let receipt = |(index, leg): (usize, &Leg)| {
+            leg.receipt(served == Some(index), self.prompt_estimate, leg.timing(opened, now))
+        };
         self.legs.iter().enumerate().map(receipt).collect()
     }
 

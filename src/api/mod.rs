@@ -36,6 +36,8 @@ pub use room::Room;
 pub use route::{Route, route};
 pub use shape::Shape;
 
+pub use crate::wire::trace_context::parse as trace_context;
+
 /// An answer's body. It never fails of itself: what breaks off says so in the dialect.
 pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 

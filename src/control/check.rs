@@ -17,7 +17,7 @@ use super::values::{
     NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
     parse_endpoint, secret,
 };
-use super::{Options, bodies, defaults};
+use super::{Options, Telemetry, bodies, defaults, telemetry};
 use crate::account::{Keys, Prices};
 use crate::api::Limits;
 use crate::error::Problem;
@@ -49,6 +49,8 @@ pub struct Checked {
     pub watch: bool,
     /// The key of the admin port; empty: whoever is on this machine.
     pub(super) operators: Keys,
+    /// Whether requests are traced, and where to.
+    pub telemetry: Option<Telemetry>,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) prices: Prices,
@@ -147,6 +149,7 @@ impl<'a> Checker<'a> {
             capture: None,
             watch: true,
             operators: Keys::default(),
+            telemetry: None,
             limits: bodies::usual(),
             keys: Keys::default(),
             prices: Prices::default(),
@@ -199,6 +202,9 @@ impl<'a> Checker<'a> {
         }
         if let Some(capture) = &raw.capture {
             self.capture(capture);
+        }
+        if let Some(raw) = &raw.telemetry {
+            self.checked.telemetry = telemetry::check(raw, &self.options.env, &mut self.problems);
         }
         for tenant in raw.tenants {
             self.tenant(&tenant);

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Capture, Checked};
+use super::{Capture, Checked, Telemetry};
 
 /// The values that the process started with.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub(super) struct Fixed {
     engine_threads: usize,
     state: Option<PathBuf>,
     pub(super) capture: Option<Capture>,
+    telemetry: Option<Telemetry>,
 }
 
 impl Fixed {
@@ -29,15 +30,20 @@ impl Fixed {
             engine_threads: checked.engine_threads,
             state: checked.state.clone(),
             capture: checked.capture.clone(),
+            telemetry: checked.telemetry.clone(),
         }
     }
 
     /// Puts the running values into a later configuration, with a warning for each that it changes.
     pub(super) fn keep(&self, later: &mut Checked) {
-        let Checked { listen, admin, workers, engine_threads, state, capture, warnings, .. } = later;
+        let Checked { listen, admin, workers, engine_threads, state, capture, telemetry, warnings, .. } = later;
         if *capture != self.capture {
             warnings.push("[capture] is for the next start: the running process keeps its own".to_owned());
             capture.clone_from(&self.capture);
+        }
+        if *telemetry != self.telemetry {
+            warnings.push("[telemetry] is for the next start: the running process keeps its own".to_owned());
+            telemetry.clone_from(&self.telemetry);
         }
         for (key, asked, runs) in [("listen", listen, &self.listen), ("admin", admin, &self.admin)] {
             if asked != runs {
@@ -105,6 +111,15 @@ mod tests {
         Fixed::of(&first).keep(&mut later);
         assert_eq!(later.state, first.state);
         assert_eq!(later.warnings, ["state = \"/b\" is for the next start: the running process keeps \"/a\""]);
+    }
+
+    #[test]
+    fn changed_telemetry_is_for_the_next_start_too() {
+        let first = checked("telemetry = { otlp = \"http://a\" }");
+        let mut later = checked("telemetry = { otlp = \"http://a\", sample = 1.0 }");
+        Fixed::of(&first).keep(&mut later);
+        assert_eq!(later.telemetry, first.telemetry);
+        assert_eq!(later.warnings, ["[telemetry] is for the next start: the running process keeps its own"]);
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub(super) struct Raw {
     pub(super) virtuals: Vec<Placed<RawVirtual>>,
     pub(super) tenants: Vec<Placed<RawTenant>>,
     pub(super) capture: Option<Placed<RawCapture>>,
+    pub(super) telemetry: Option<Placed<RawTelemetry>>,
     /// What could not be read, and stands in none of the above.
     pub(super) problems: Vec<Problem>,
 }
@@ -148,6 +149,16 @@ pub(super) struct RawCapture {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawTelemetry {
+    pub(super) otlp: String,
+    pub(super) protocol: Option<String>,
+    pub(super) sample: Option<f64>,
+    pub(super) service: Option<String>,
+    pub(super) content: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawPrice {
     pub(super) model: String,
     pub(super) input: f64,
@@ -189,6 +200,7 @@ pub(super) fn parse(place: &str, source: &str) -> Result<Raw, Problem> {
         virtuals: reader.many("virtual"),
         tenants: reader.many("tenant"),
         capture: reader.one("capture"),
+        telemetry: reader.one("telemetry"),
         problems: reader.close(),
     })
 }

@@ -2,9 +2,11 @@
 //!
 //! Immutable; a request takes it once and keeps it to its last byte.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use http::Uri;
 
 use crate::account::{Keys, Pacers, Prices};
 use crate::api::{Limits, ModelEntry};
@@ -13,7 +15,7 @@ use crate::confidence::{AuditStatus, Ledger};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::execute::Backends;
 use crate::local::Host;
-use crate::policy::{Explanation, Facts, Names, Policy};
+use crate::policy::{Explanation, Facts, Names, Policy, Promised};
 use crate::request::{ModelId, Request};
 use crate::upstream::Upstream;
 
@@ -139,6 +141,26 @@ impl Snapshot {
     /// How they stand.
     pub fn audit_statuses(&self) -> Vec<AuditStatus> {
         self.audits.iter().map(|ledger| ledger.status()).collect()
+    }
+
+    /// The name of every policy that may decide.
+    pub fn policies(&self) -> BTreeSet<String> {
+        self.routes.policies.values().map(|policy| policy.name().to_owned()).chain(["direct".to_owned()]).collect()
+    }
+
+    /// The promises that policies ask for, with each policy's name.
+    pub fn promises(&self) -> Vec<(String, Promised)> {
+        let all: BTreeMap<&str, &Policy> =
+            self.routes.policies.values().map(|policy| (policy.name(), &**policy)).collect();
+        let of = |(name, policy): (&str, &Policy)| {
+            policy.promises().iter().map(|one| (name.to_owned(), one.clone())).collect::<Vec<_>>()
+        };
+        all.into_iter().flat_map(of).collect()
+    }
+
+    /// The addresses of every upstream, by its name.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, &[Uri])> {
+        self.upstreams.iter().map(|(name, upstream)| (name.as_str(), upstream.config().endpoints.as_slice()))
     }
 
     /// The local models whose engines have ended: nothing but a reload starts them again.

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::stream::{BoxStream, Stream, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::{Asking, Begun};
@@ -98,6 +98,7 @@ impl Auditor {
                     usage: Usage::default(),
                     cost_usd: 0.0,
                     wealth: status.wealth,
+                    span: None,
                 });
             }
             self.look_after(ledger);
@@ -177,6 +178,7 @@ pub(super) fn attend(asking: &Asking<'_>, grant: &Arc<Grant>, held: &[Delta], be
                 answer: Answer::default(),
                 open: None,
                 bill: Bill::default(),
+                began: None,
             };
             job.overhear(held, begun);
             false
@@ -273,6 +275,8 @@ struct Job {
     /// The call under way.
     open: Option<Open>,
     bill: Bill,
+    /// When grading began.
+    began: Option<Instant>,
 }
 
 impl Job {
@@ -288,6 +292,7 @@ impl Job {
 
     /// Grades the complete answer in a task of its own.
     fn begin(mut self) {
+        self.began = Some(Instant::now());
         match Arc::clone(&self.auditor.room).try_acquire_owned() {
             Ok(permit) => {
                 let tasks = self.auditor.tasks.clone();
@@ -346,7 +351,8 @@ impl Job {
         if !self.ledger.reserve(most, usd_per_day) {
             return Err(Skipped::Budget);
         }
-        let call = Call { request: Arc::new(request), model: model.clone() };
+        let trace = self.tab.trace().cloned();
+        let call = Call { request: Arc::new(request), model: model.clone(), trace };
         let (answer, failed) = (Answer::default(), false);
         let open = self.open.insert(Open { price, reserved: most, prompt_tokens, answer, failed });
         let read = read(&*backend, call, &mut open.answer).await;
@@ -385,6 +391,7 @@ impl Job {
             usage: self.bill.usage,
             cost_usd: self.bill.cost_usd,
             wealth: status.wealth,
+            span: self.began.and_then(|began| self.tab.span(began)),
         });
         self.auditor.look_after(&self.ledger);
     }

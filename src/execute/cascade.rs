@@ -295,6 +295,7 @@ async fn judge(watch: Option<Watch<'_>>, begun: Begun, asking: &Asking<'_>, stag
         return Ok(Judged::Accepted(begun.serve()));
     };
     begun.attempt.stands(watch.ruling.standing.clone());
+    begun.attempt.gated();
     let mut held = Held { deltas: Vec::new(), begun, broken: false };
     while let Some(item) = held.begun.deltas.next().await {
         let delta = item?;

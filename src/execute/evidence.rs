@@ -190,7 +190,7 @@ impl Inquirer<'_> {
         let backend = self.asking.able_to(model, &request)?;
         let attempt = self.asking.meter.attempt(model, self.stage);
         attempt.discarded(Reason::Evidence);
-        let call = Call { request: Arc::new(request), model: model.clone() };
+        let call = Call { request: Arc::new(request), model: model.clone(), trace: attempt.trace() };
         let completion = attempt.begins(backend.start(call)).await?;
         let mut deltas = attempt.follow(completion.deltas);
         let mut read = Vec::new();

@@ -127,7 +127,7 @@ impl Asking<'_> {
     /// Asks a model, and has what comes noted.
     async fn begin(&self, backend: &Arc<dyn Backend>, model: &ModelId, stage: usize) -> Result<Begun> {
         let attempt = self.meter.attempt(model, stage);
-        let call = Call { request: self.request.clone(), model: model.clone() };
+        let call = Call { request: self.request.clone(), model: model.clone(), trace: attempt.trace() };
         let completion = attempt.begins(backend.start(call)).await?;
         let deltas = attempt.follow(completion.deltas);
         Ok(Begun { attempt, model: completion.model, headers: completion.headers, deltas })

@@ -21,6 +21,9 @@ use crate::control::{Cause, Watch};
 /// How long the audits of answers served last may take after them.
 pub(super) const AUDITS: Duration = Duration::from_secs(5);
 
+/// How long the last traces may take to be sent.
+const TRACES: Duration = Duration::from_secs(5);
+
 /// SIGTERM and SIGINT both end the process gracefully.
 pub(super) struct StopSignal;
 
@@ -99,6 +102,7 @@ impl BootService {
         }
         if let Some(running) = self.state.running() {
             running.control.close(AUDITS).await;
+            running.metrics.flush(TRACES).await;
             running.control.halt();
             running.metrics.close();
         }

@@ -8,7 +8,7 @@ use super::Front;
 use crate::control::{Cause, Control, Reloaded};
 use crate::error::Problem;
 use crate::gateway::Gateway;
-use crate::observe::{Metrics, Reload};
+use crate::observe::{Metrics, Names, Reload};
 
 /// What `boot` hands over once models are warm and pools are built.
 #[derive(Debug, Clone)]
@@ -25,10 +25,9 @@ impl Running {
     /// Tells the metrics which names the configuration in force knows.
     pub(super) fn adopt(&self) {
         let snapshot = self.control.current();
-        let targets = snapshot.statuses().into_iter().map(|(model, _)| model);
         self.metrics.follow(snapshot.pacers());
         self.metrics.watch(snapshot.virtuals().into_iter().flat_map(|(_, policy)| policy.gates()).collect());
-        self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
+        self.metrics.adopt(Names::of(&snapshot));
     }
 
     /// Reads the configuration again, and tells of it in metrics and log; `Control` notes it in the trail.
@@ -97,9 +96,13 @@ impl State {
         self.draining.store(true, Ordering::Release);
     }
 
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// Why new requests should go elsewhere; `None`: they are welcome.
     pub(super) fn unready(&self) -> Option<Cow<'static, str>> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Some("draining".into());
         }
         let Some(running) = self.running() else {

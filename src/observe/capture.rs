@@ -68,7 +68,8 @@ impl CaptureLog {
 
     /// Takes a receipt that has something to tell; never waits.
     pub(super) fn take(&self, receipt: Receipt) {
-        if receipt.captured.is_none() && receipt.feedback.is_none() {
+        let logged = receipt.captured.as_ref().is_some_and(|captured| captured.logged);
+        if !logged && receipt.feedback.is_none() {
             return;
         }
         let size = bytes(&receipt);
@@ -98,7 +99,7 @@ impl Drop for CaptureLog {
 }
 
 /// The bytes of the request and of its answer that a receipt holds.
-fn bytes(receipt: &Receipt) -> usize {
+pub(super) fn bytes(receipt: &Receipt) -> usize {
     let held = |it: &Captured| it.body.len() + it.said.text.len() + it.said.raw.iter().map(Bytes::len).sum::<usize>();
     receipt.captured.as_deref().map_or(0, held)
 }
@@ -246,7 +247,8 @@ mod tests {
             audit: None,
             error: None,
             feedback: None,
-            captured: Some(Box::new(Captured { kind: "chat", body, said })),
+            captured: Some(Box::new(Captured { kind: "chat", body, said, logged: true })),
+            traced: None,
         }
     }
 

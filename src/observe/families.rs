@@ -3,18 +3,22 @@
 //! Hides registration and label look-ups. Promises: recording a request on a known model takes
 //! one hash of its name, however many series it touches. Used by [`super::Metrics`] alone.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, Result,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, Result,
 };
 
 use super::audits::AuditFamilies;
 use super::names::{self, Family};
+use super::promises::PromiseFamilies;
 use crate::confidence::{Feature, Running};
 
 /// Seconds, for waits of a person: 5 ms … 300 s.
-const LONG_SECONDS: &[f64] = &[
+pub(super) const LONG_SECONDS: &[f64] = &[
     0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.4, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 20.0, 40.0, 80.0,
     150.0, 300.0,
 ];
@@ -22,7 +26,7 @@ const LONG_SECONDS: &[f64] = &[
 const GAP_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Seconds of our own: 20 µs … 250 ms.
-const OWN_SECONDS: &[f64] = &[
+pub(super) const OWN_SECONDS: &[f64] = &[
     20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3,
 ];
 /// Log-probabilities to the left of 0, margins to the right.
@@ -52,9 +56,14 @@ pub(super) struct Families {
     pub(super) breaker: IntGaugeVec,
     pub(super) pacer_lambda: GaugeVec,
     pub(super) pacer_spent: CounterVec,
+    pub(super) budget_left: GaugeVec,
+    pub(super) promises: PromiseFamilies,
     pub(super) feedback: IntCounterVec,
     pub(super) audits: AuditFamilies,
     pub(super) capture_dropped: IntCounterVec,
+    pub(super) spans: IntCounterVec,
+    pub(super) connections: IntGaugeVec,
+    pub(super) draining: IntGauge,
     pub(super) reloads: IntCounterVec,
     pub(super) changes: IntCounterVec,
     pub(super) generation: IntGauge,
@@ -64,7 +73,14 @@ impl Families {
     pub(super) fn register(registry: &Registry) -> Result<Families> {
         let build = keep(registry, IntGaugeVec::new(opts(&names::BUILD), names::BUILD.labels)?)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let started = keep(registry, Gauge::with_opts(opts(&names::START_TIME))?)?;
+        started.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         let counts = |family: &Family| keep(registry, IntCounterVec::new(opts(family), family.labels)?);
+        let spans = counts(&names::SPANS)?;
+        for outcome in ["exported", "dropped"] {
+            spans.with_label_values(&[outcome]);
+        }
         let dollars = |family: &Family| keep(registry, CounterVec::new(opts(family), family.labels)?);
         let gauges = |family: &Family| keep(registry, IntGaugeVec::new(opts(family), family.labels)?);
         let spread = |family: &Family, buckets: &[f64]| {
@@ -91,9 +107,14 @@ impl Families {
             breaker: gauges(&names::BREAKER)?,
             pacer_lambda: keep(registry, GaugeVec::new(opts(&names::PACER_LAMBDA), names::PACER_LAMBDA.labels)?)?,
             pacer_spent: dollars(&names::PACER_SPENT)?,
+            budget_left: keep(registry, GaugeVec::new(opts(&names::BUDGET_LEFT), names::BUDGET_LEFT.labels)?)?,
+            promises: PromiseFamilies::register(registry)?,
             feedback: counts(&names::FEEDBACK)?,
             audits: AuditFamilies::register(registry)?,
             capture_dropped: counts(&names::CAPTURE_DROPPED)?,
+            spans,
+            connections: gauges(&names::CONNECTIONS)?,
+            draining: keep(registry, IntGauge::with_opts(opts(&names::DRAINING))?)?,
             reloads: counts(&names::RELOADS)?,
             changes: counts(&names::CHANGES)?,
             generation: keep(registry, IntGauge::with_opts(opts(&names::GENERATION))?)?,

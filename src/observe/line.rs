@@ -157,7 +157,7 @@ fn attempt(attempt: &AttemptReceipt) -> Value {
 }
 
 /// The text of the first choice; `None` where there is none.
-fn answer(captured: &Captured) -> Option<String> {
+pub(super) fn answer(captured: &Captured) -> Option<String> {
     if !captured.said.text.is_empty() {
         return Some(captured.said.text.clone());
     }

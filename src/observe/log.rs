@@ -25,6 +25,7 @@ pub(super) fn write(receipt: &Receipt) {
     info!(
         target: "weir::request",
         id = &*receipt.id,
+        trace_id = receipt.traced.as_ref().map(|traced| format!("{:032x}", traced.context.trace_id)),
         tenant = receipt.tenant.as_str(),
         model = &*receipt.asked,
         served_by = receipt.served_by.as_ref().map(|model| model.as_str()),

@@ -1,22 +1,32 @@
-//! Prometheus families and the log line of each request.
+//! Prometheus families, traces and the log line of each request.
 //!
-//! Hides the metric library. Promises: the families of [`names`], labels bounded by the
-//! configuration and by enums, and a recording that takes no lock but an uncontended read.
+//! Hides the metric library and OpenTelemetry. Promises: the families of [`names`], labels bounded by
+//! the configuration and by enums, and a recording that takes no lock but an uncontended read; of
+//! what is not sampled nothing but ids is made for a trace.
 //! [`Metrics`] is made by `main`, receives receipts as `account`'s [`Record`], and is rendered by
 //! the admin port.
 
 mod audits;
 mod capture;
+mod exemplars;
 mod families;
+mod known;
+mod labels;
 mod line;
 mod live;
 mod log;
 pub mod names;
+mod openmetrics;
+mod otlp;
+mod promises;
+mod spans;
 #[cfg(test)]
 mod tests;
+mod texts;
+mod traces;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use prometheus::{Registry, TextEncoder};
 
@@ -25,14 +35,18 @@ use crate::account::{
 };
 use crate::backend::{Breaker, Status};
 use crate::confidence::AuditStatus;
-use crate::control::Capture;
+use crate::control::{Capture, Telemetry};
 use crate::error::{Error, Origin, Result};
-use crate::policy::Gated;
-use crate::request::ModelId;
+use crate::policy::{Gated, Promised};
+use crate::request::{ModelId, TraceContext};
 use capture::CaptureLog;
-use families::{Families, Series};
+use exemplars::{Exemplar, Exemplars};
+use families::{Families, LONG_SECONDS, OWN_SECONDS, Series};
+use known::Known;
+pub use known::Names;
 use live::Live;
 pub use live::Recent;
+use traces::Traces;
 
 /// How a reload ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,24 +71,17 @@ pub struct Metrics {
     scrape: Mutex<()>,
     capture: Option<CaptureLog>,
     live: Live,
+    traces: Option<Traces>,
+    exemplars: Exemplars,
 }
 
-/// The names that may be labels under the configuration in force.
-#[derive(Debug, Default)]
-struct Known {
-    asked: HashSet<String>,
-    series: HashMap<String, Arc<Series>>,
-}
-
-impl Known {
-    fn asked(&self, name: &str) -> &str {
-        self.asked.get(name).map_or(names::OTHER, String::as_str)
-    }
-
-    /// The series of a model: its own, or those of the upstream that passes any name on.
-    fn series(&self, model: &ModelId) -> Option<&Arc<Series>> {
-        self.series.get(model.as_str()).or_else(|| self.series.get(&format!("{}/*", model.split()?.0)))
-    }
+/// A port of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// Clients'.
+    Data,
+    /// The operator's.
+    Admin,
 }
 
 impl Metrics {
@@ -83,7 +90,8 @@ impl Metrics {
         let registry = Registry::new();
         let families = Families::register(&registry).map_err(|fault| Error::internal(format!("metrics: {fault}")))?;
         let (known, pacers) = (RwLock::default(), Mutex::default());
-        Ok(Metrics { registry, families, known, pacers, scrape: Mutex::new(()), capture: None, live: Live::new() })
+        let (scrape, exemplars, live) = (Mutex::new(()), Exemplars::default(), Live::new());
+        Ok(Metrics { registry, families, known, pacers, scrape, capture: None, live, traces: None, exemplars })
     }
 
     /// The same, with a capture log where the configuration wants one.
@@ -99,26 +107,38 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// The same, with requests traced where the configuration wants that. Needs a runtime, on which
+    /// what is traced is sent.
+    ///
+    /// # Errors
+    /// A fault in Weir itself.
+    pub fn tracing(mut self, settings: Option<&Telemetry>) -> std::result::Result<Metrics, String> {
+        self.traces = settings.map(|settings| Traces::open(settings, &self.families.spans)).transpose()?;
+        Ok(self)
+    }
+
+    /// Waits until what was traced is sent, at most so long.
+    pub async fn flush(&self, limit: Duration) {
+        if let Some(traces) = &self.traces {
+            traces.flush(limit).await;
+        }
+    }
+
     /// Captures nothing more, and waits until what was captured is written; blocks.
     pub fn close(&self) {
         self.capture.iter().for_each(CaptureLog::close);
     }
 
-    /// Takes over the names of a configuration: `asked` may stand in a request's `model`,
-    /// `targets` answer (full names; `NAME/*` for an upstream that passes any name on).
-    pub fn adopt(
-        &self,
-        generation: u64,
-        asked: impl IntoIterator<Item = String>,
-        targets: impl IntoIterator<Item = ModelId>,
-    ) {
-        let series = |model: ModelId| {
-            let label = model.as_str();
-            (label.to_owned(), Arc::new(Series::of(&self.families, label)))
-        };
-        let known = Known { asked: asked.into_iter().collect(), series: targets.into_iter().map(series).collect() };
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
-        self.families.generation.set(generation.try_into().unwrap_or(i64::MAX));
+    /// Takes over the names of a configuration; what was counted under others is gone.
+    pub fn adopt(&self, names: Names) {
+        let generation = names.generation.try_into().unwrap_or(i64::MAX);
+        let new = Arc::new(Known::of(names, &self.families));
+        // Whoever records holds this lock, so that no series of an old name comes back.
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        labels::prune(&self.families, |label, value| new.keeps(label, value));
+        self.exemplars.keep(|model| new.keeps("model", model));
+        *known = new;
+        self.families.generation.set(generation);
     }
 
     /// Tells these budgets with each scrape from now on.
@@ -145,6 +165,38 @@ impl Metrics {
             Reload::Unchanged => "unchanged",
         };
         self.families.reloads.with_label_values(&[outcome]).inc();
+    }
+
+    /// How many connections a port has open; for the next [`Metrics::render`].
+    pub fn show_connections(&self, port: Port, open: usize) {
+        let name = match port {
+            Port::Data => "data",
+            Port::Admin => "admin",
+        };
+        self.families.connections.with_label_values(&[name]).set(open.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Whether the process drains; for the next [`Metrics::render`].
+    pub fn show_draining(&self, draining: bool) {
+        self.families.draining.set(draining.into());
+    }
+
+    /// The promises that policies ask for, each with its policy; for the next [`Metrics::render`].
+    pub fn show_promises(&self, promises: &[(String, Promised)]) {
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.families.promises.show(promises);
+    }
+
+    /// The page for a scraper that accepts these media types, and its own: OpenMetrics with exemplars
+    /// where that is among them, else Prometheus' text format.
+    pub fn page(&self, accept: Option<&str>, statuses: &[(ModelId, Status)]) -> (String, &'static str) {
+        if !accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+            return (self.render(statuses), "text/plain; version=0.0.4; charset=utf-8");
+        }
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set_gauges(statuses);
+        self.set_budgets();
+        (openmetrics::render(&self.registry.gather(), &self.exemplars), openmetrics::MEDIA_TYPE)
     }
 
     /// All families in Prometheus' text format, with the backends as they are now.
@@ -199,12 +251,28 @@ impl Metrics {
 
     fn set_budgets(&self) {
         let pacers = self.pacers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let budgets = pacers.iter().flat_map(|pacers| pacers.stand());
         self.families.pacer_spent.reset();
-        for budget in pacers.iter().flat_map(|pacers| pacers.stand()) {
+        self.families.pacer_lambda.reset();
+        self.families.budget_left.reset();
+        for budget in budgets.filter(|budget| known.keeps("policy", &budget.policy)) {
             let labels = [&*budget.policy, &*budget.tenant];
             self.families.pacer_lambda.with_label_values(&labels).set(budget.lambda);
             self.families.pacer_spent.with_label_values(&labels).inc_by(budget.spent_usd.max(0.0));
+            self.families.budget_left.with_label_values(&labels).set(budget.left_usd);
         }
+    }
+
+    /// Counts all of a receipt under the names known now.
+    fn count(&self, receipt: &Receipt) -> Arc<Known> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        self.count_request(receipt, &known);
+        for attempt in &receipt.attempts {
+            self.count_attempt(attempt, &known);
+        }
+        self.count_cascade(receipt, &known);
+        Arc::clone(&known)
     }
 
     fn count_request(&self, receipt: &Receipt, known: &Known) {
@@ -225,9 +293,34 @@ impl Metrics {
         if let Some(overhead) = receipt.overhead {
             self.families.overhead.observe(overhead.as_secs_f64());
         }
+        if let Some(traced) = &receipt.traced {
+            let label = served.as_ref().map_or(names::NONE, |series| &series.label);
+            self.exemplify(receipt, &traced.context, label, known);
+        }
         if let Some(unpriced) = receipt.attempts.iter().find(|attempt| attempt.cost_usd.is_none()) {
             let series = self.series_of(known, &unpriced.model);
             self.families.unpriced.with_label_values(&[&series.label]).inc();
+        }
+    }
+
+    /// Puts a sampled request beside the numbers it went into.
+    fn exemplify(&self, receipt: &Receipt, context: &TraceContext, served_by: &str, known: &Known) {
+        let times = [
+            (&names::E2E, served_by, LONG_SECONDS, Some(receipt.e2e)),
+            (&names::TTFT, served_by, LONG_SECONDS, receipt.ttft),
+            (&names::OVERHEAD, "", OWN_SECONDS, receipt.overhead),
+        ];
+        for (family, label, bounds, time) in times {
+            if let Some(time) = time {
+                self.exemplars.note(family.name, label, bounds, Exemplar::new(context, time.as_secs_f64()));
+            }
+        }
+        for attempt in &receipt.attempts {
+            if let Some(cost) = attempt.cost_usd.filter(|cost| *cost > 0.0) {
+                let of = TraceContext { span_id: attempt.span_id, ..context.clone() };
+                let label = &self.series_of(known, &attempt.model).label;
+                self.exemplars.note(names::COST.name, label, &[], Exemplar::new(&of, cost));
+            }
         }
     }
 
@@ -247,7 +340,7 @@ impl Metrics {
             self.families.observe_scores(&series.label, scores);
         }
         if let (AttemptOutcome::Failed(kind), Origin::Upstream) = (attempt.outcome, attempt.origin) {
-            let upstream = attempt.model.split().map_or(names::OTHER, |(upstream, _)| upstream);
+            let upstream = known.upstream(&attempt.model);
             self.families.upstream_errors.with_label_values(&[upstream, kind.name()]).inc();
         }
     }
@@ -275,11 +368,11 @@ impl Metrics {
                 _ => "escalate",
             };
             let stage = self.series_of(known, &attempt.model);
-            let labels = [&*decided.policy, &stage.label, outcome, reason.name()];
+            let labels = [known.policy(&decided.policy), &stage.label, outcome, reason.name()];
             self.families.cascade.with_label_values(&labels).inc();
         }
         let avoided = receipt.avoided_usd.filter(|avoided| *avoided > 0.0).unwrap_or(0.0);
-        self.families.avoided.with_label_values(&[&*decided.policy]).inc_by(avoided);
+        self.families.avoided.with_label_values(&[known.policy(&decided.policy)]).inc_by(avoided);
     }
 
     fn series_of(&self, known: &Known, model: &ModelId) -> Arc<Series> {
@@ -290,19 +383,29 @@ impl Metrics {
 
 impl Record for Metrics {
     fn record(&self, receipt: Receipt) {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
-        self.count_request(&receipt, &known);
-        for attempt in &receipt.attempts {
-            self.count_attempt(attempt, &known);
-        }
-        self.count_cascade(&receipt, &known);
+        let known = self.count(&receipt);
         if let Some(feedback) = &receipt.feedback {
             self.families.feedback.with_label_values(&[feedback.verdict.name()]).inc();
         }
         log::write(&receipt);
-        if let Some(capture) = &self.capture {
-            capture.take(receipt);
+        let traces = self.traces.as_ref().filter(|_| receipt.traced.is_some());
+        match (traces, &self.capture) {
+            (Some(traces), None) => traces.take(&known, Box::new(receipt)),
+            (Some(traces), Some(capture)) => {
+                traces.take(&known, Box::new(receipt.clone()));
+                capture.take(receipt);
+            }
+            (None, Some(capture)) => capture.take(receipt),
+            (None, None) => {}
         }
+    }
+
+    fn place(&self, given: Option<&TraceContext>) -> Option<TraceContext> {
+        self.traces.as_ref().map(|traces| traces.place(given))
+    }
+
+    fn shows(&self) -> bool {
+        self.traces.as_ref().is_some_and(Traces::shows)
     }
 
     fn captures(&self) -> bool {
@@ -311,8 +414,8 @@ impl Record for Metrics {
 
     fn audited(&self, receipt: &AuditReceipt) {
         self.live.spent(receipt.cost_usd);
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(model) = &receipt.by {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
             let series = self.series_of(&known, model);
             series.prompt.inc_by(receipt.usage.prompt_tokens);
             series.cached.inc_by(receipt.usage.cached_tokens);
@@ -320,5 +423,8 @@ impl Record for Metrics {
             series.cost.inc_by(receipt.cost_usd.max(0.0));
         }
         log::write_audit(receipt);
+        if let Some(traces) = &self.traces {
+            traces.take_audit(receipt);
+        }
     }
 }

@@ -68,6 +68,12 @@ families! {
         "Quality that a dollar must bring for an answer to be escalated by value: 0 while the budget is not spent.";
     PACER_SPENT: "weir_pacer_spent_usd_total", ["policy", "tenant"],
         "Dollars spent of budgets held at a rate by requests that are over; tenant all: one budget for all.";
+    BUDGET_LEFT: "weir_budget_left_usd", ["policy", "tenant"],
+        "Dollars that a budget held at a rate has saved up; below 0: spent ahead of the rate.";
+    CERTIFICATE_STATE: "weir_certificate_state", ["policy", "rule", "slice", "state"],
+        "1 for the state a promise is in: certified, uncertified, alarmed, unmonitored.";
+    CERTIFICATE_ALPHA: "weir_certificate_alpha", ["policy", "rule", "slice"],
+        "The most that the risk may be by the promise that a rule asks for.";
     FEEDBACK: "weir_feedback_total", ["verdict"],
         "What clients said of answers: correct, wrong, scored (0 to 1). Only what was asked for enters audits.";
     AUDIT_KEPT: "weir_audit_kept_total", ["slice"],
@@ -88,6 +94,14 @@ families! {
         "Dollars spent on audits; part of weir_cost_usd_total.";
     CAPTURE_DROPPED: "weir_capture_dropped_total", [],
         "Lines that the capture log could not take: its queue was full, or its disk.";
+    SPANS: "weir_spans_total", ["outcome"],
+        "Spans of traces: exported, or dropped since the collector or the queue did not take them.";
+    CONNECTIONS: "weir_connections", ["port"],
+        "Open connections by port: data, admin.";
+    DRAINING: "weir_draining", [],
+        "1 while the process drains.";
+    START_TIME: "weir_process_start_time_seconds", [],
+        "When the process started, in seconds since 1970.";
     RELOADS: "weir_reloads_total", ["outcome"],
         "Reloads of the configuration: applied, refused, unchanged (no file had changed).";
     CHANGES: "weir_admin_changes_total", ["what"],
@@ -96,4 +110,73 @@ families! {
         "The generation of the configuration in force.";
     BUILD: "weir_build_info", ["version"],
         "Always 1.";
+}
+
+/// Names of spans' attributes. `gen_ai.*`, `error.*`, `server.*` and `service.*` are those of the
+/// OpenTelemetry semantic conventions for generative AI; `weir.*` is what these have no word for.
+pub mod attribute {
+    macro_rules! attributes {
+        ($($id:ident: $name:literal, $help:literal;)+) => {
+            $(pub(in crate::observe) const $id: &str = $name;)+
+
+            /// Every attribute and what it means.
+            pub const ALL: &[(&str, &str)] = &[$(($name, $help)),+];
+        };
+    }
+
+    attributes! {
+        OPERATION: "gen_ai.operation.name", "`chat`, `text_completion` or `embeddings`";
+        PROVIDER: "gen_ai.provider.name", "`llama.cpp` on the box; the provider whose address the upstream has, else the upstream's name";
+        REQUEST_MODEL: "gen_ai.request.model", "the model asked for: by the client, or of the backend";
+        RESPONSE_MODEL: "gen_ai.response.model", "full name of the model that served";
+        MAX_TOKENS: "gen_ai.request.max_tokens", "as the client gave it";
+        TEMPERATURE: "gen_ai.request.temperature", "as the client gave it";
+        TOP_P: "gen_ai.request.top_p", "as the client gave it";
+        TOP_K: "gen_ai.request.top_k", "as the client gave it";
+        SEED: "gen_ai.request.seed", "as the client gave it";
+        FREQUENCY_PENALTY: "gen_ai.request.frequency_penalty", "as the client gave it";
+        PRESENCE_PENALTY: "gen_ai.request.presence_penalty", "as the client gave it";
+        CHOICES: "gen_ai.request.choice.count", "how many answers, where more than one";
+        STREAM: "gen_ai.request.stream", "whether the client asked for a stream";
+        OUTPUT_TYPE: "gen_ai.output.type", "`text` or `json`, of chats";
+        INPUT_TOKENS: "gen_ai.usage.input_tokens", "tokens of the prompt";
+        CACHED_TOKENS: "gen_ai.usage.cache_read.input_tokens", "of these, from a cache";
+        OUTPUT_TOKENS: "gen_ai.usage.output_tokens", "tokens generated";
+        FINISH_REASONS: "gen_ai.response.finish_reasons", "why a local answer ended";
+        FIRST_CHUNK: "gen_ai.response.time_to_first_chunk", "seconds to the first part of the answer";
+        INPUT_MESSAGES: "gen_ai.input.messages", "the prompt, with `content = true` only";
+        OUTPUT_MESSAGES: "gen_ai.output.messages", "the answer, with `content = true` only";
+        SERVER_ADDRESS: "server.address", "host of an upstream that has one address";
+        SERVER_PORT: "server.port", "and its port";
+        ERROR_TYPE: "error.type", "the kind of the error, as in `weir_requests_total`";
+        SERVICE_NAME: "service.name", "`service` of `[telemetry]`";
+        SERVICE_VERSION: "service.version", "version of Weir";
+        SERVICE_INSTANCE: "service.instance.id", "a new UUID for each process";
+        REQUEST_ID: "weir.request.id", "`x-request-id`";
+        TENANT: "weir.tenant", "who pays";
+        POLICY: "weir.policy", "the policy that decided";
+        RULE: "weir.rule", "its rule";
+        GENERATION: "weir.generation", "generation of the configuration";
+        PLAN: "weir.plan", "`direct`, `cascade` or `reject`";
+        OUTCOME: "weir.outcome", "`ok`, `canceled` or the error's kind; of an attempt `served`, `discarded`, `failed`, `canceled`; of an audit `graded` or why it was skipped";
+        ORIGIN: "weir.error.origin", "`client`, `gateway`, `local` or `upstream`";
+        COST: "weir.cost_usd", "dollars, absent where a price is unknown";
+        AVOIDED: "weir.avoided_cost_usd", "dollars that the dearest stage would have cost more";
+        WASTED: "weir.wasted_cost_usd", "dollars of work that was thrown away";
+        CERTIFICATE: "weir.certificate", "as in `x-weir-certificate`";
+        CONFIDENCE: "weir.confidence", "the scores, as in `x-weir-confidence`";
+        EVIDENCE: "weir.evidence", "what further calls said of an answer";
+        OVERHEAD: "weir.overhead", "seconds of Weir's own to the answer's head";
+        PINNED: "weir.pinned", "whether the conversation stayed with its stage";
+        DEGRADED: "weir.degraded", "as in `x-weir-degraded`";
+        MODEL: "weir.model", "full name of the model of an attempt";
+        STAGE: "weir.stage", "its place in the plan, from 0";
+        REASON: "weir.reason", "why it was served or not, as in `weir_cascade_total`";
+        ESTIMATED: "weir.usage.estimated", "true where the tokens are an estimate";
+        ACCEPTED: "weir.gate.accepted", "whether the gate kept the answer";
+        SLICE: "weir.slice", "the slice of the certificate that is audited";
+        LOSS: "weir.audit.loss", "0 where the promise was kept, 1 where not";
+        PROPENSITY: "weir.audit.propensity", "the probability with which the answer was drawn";
+        WEALTH: "weir.audit.wealth", "evidence against the promise";
+    }
 }

@@ -1,6 +1,8 @@
 //! What a scrape and the log show of requests that ran.
 
+mod labels;
 mod live;
+mod traced;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -10,7 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::time::sleep;
 
-use super::{Metrics, Reload, names};
+use super::{Metrics, Names, Port, Reload, names};
 use crate::account::{Meter, Price, Prices};
 use crate::backend::fake::{Fake, Step, end, raw, say};
 use crate::backend::{Breaker, Status};
@@ -25,9 +27,18 @@ const UP: &str = "up/large";
 
 fn metrics() -> Arc<Metrics> {
     let metrics = Metrics::new().unwrap();
-    let targets = [LOCAL, UP, "any/*"].map(ModelId::new);
-    metrics.adopt(3, ["auto", "small", UP].map(str::to_owned), targets);
+    metrics.adopt(names());
     Arc::new(metrics)
+}
+
+fn names() -> Names {
+    Names {
+        generation: 3,
+        asked: ["auto", "small", UP].map(str::to_owned).into(),
+        targets: [LOCAL, UP, "any/*"].map(ModelId::new).into(),
+        policies: ["cheap".to_owned()].into(),
+        addresses: vec![("up".to_owned(), "api.openai.com".to_owned(), 443)],
+    }
 }
 
 fn request(model: &str) -> Request {
@@ -206,7 +217,7 @@ async fn labels_are_bounded_whatever_clients_ask_for() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_outlives_its_configuration_is_still_counted() {
     let metrics = metrics();
-    metrics.adopt(4, [], []);
+    metrics.adopt(Names { generation: 4, ..Names::default() });
     ask(&metrics, "auto", direct(UP), &backends(vec![], vec![end(1, 1)])).await;
     let expected = [r#"weir_requests_total{model="other",outcome="ok",served_by="other"} 1"#, "weir_generation 4"];
     assert_samples(&metrics.render(&[]), &expected);

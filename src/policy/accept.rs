@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::Promised;
 use super::compile::Compiler;
 use super::form::{Entry, Section, suggest};
 use crate::confidence::{Accept, Basis, Calibration, Feature, Grant, Judge, Risk, Uncertified};
@@ -100,6 +101,12 @@ impl<'s> Compiler<'s, '_> {
         let audit = self.audit(accept, models, (asked.alpha, asked.risk), known)?;
         let granted = granted.map(|grant| Arc::new(Grant { audit, ..grant }));
         let calibration = named.map(|named| named.calibration);
+        self.promises.push(Promised {
+            rule: Arc::clone(&self.rule),
+            slice: calibration.as_ref().map(|calibration| calibration.slice.clone()),
+            alpha: asked.alpha,
+            grant: granted.as_ref().ok().cloned(),
+        });
         if let Some(missing) = what_is_missing(&asked, &granted, calibration.as_deref(), hold_back) {
             let then = if fallback.is_some() { "else_threshold decides, uncertified" } else { "all of it escalates" };
             self.form.note(accept.span.clone(), format!("{}: {missing}: {then}", accept.title));

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::condition::Condition;
 use super::form::{Entry, Form, Section};
 use super::vocabulary::Vocabulary;
-use super::{File, Names, Outcome, Policy};
+use super::{File, Names, Outcome, Policy, Promised};
 use crate::confidence::gap::Pacing;
 use crate::error::Problem;
 use crate::plan::Plan;
@@ -24,6 +24,8 @@ pub(super) fn compile(place: &str, source: &str, names: &Names) -> Result<Policy
         vocabulary: Vocabulary::new(names),
         policy: "".into(),
         pacing: None,
+        rule: "".into(),
+        promises: Vec::new(),
     };
     match compiler.file() {
         Some(policy) if compiler.form.sound() => {
@@ -42,6 +44,10 @@ pub(super) struct Compiler<'s, 'n> {
     pub(super) policy: Arc<str>,
     /// Its budget, once a rule has named one.
     pub(super) pacing: Option<Pacing>,
+    /// The rule that is being read.
+    pub(super) rule: Arc<str>,
+    /// What rules have promised so far.
+    pub(super) promises: Vec<Promised>,
 }
 
 struct Rule {
@@ -60,7 +66,8 @@ impl<'s> Compiler<'s, '_> {
         let mut rules = self.rules(entries)?;
         let last = rules.pop()?.outcome;
         let guarded = rules.into_iter().filter_map(|rule| Some((rule.when?, rule.outcome))).collect();
-        Some(Policy { name: name?, rules: guarded, last, notes: Vec::new(), file: File::default() })
+        let promises = std::mem::take(&mut self.promises);
+        Some(Policy { name: name?, rules: guarded, last, notes: Vec::new(), promises, file: File::default() })
     }
 
     /// A policy's name stands in a header and in a metric's label: it is kept plain.
@@ -143,6 +150,7 @@ impl<'s> Compiler<'s, '_> {
             Some(entry) => self.when(title, entry).map(Some),
             None => Some(None),
         };
+        name.into_iter().for_each(|name| self.rule = name.into());
         let then = self.form.required(section, "then");
         let then = then.and_then(|entry| self.form.table(title, "then", entry));
         let plan = then.and_then(|then| self.then(&then));

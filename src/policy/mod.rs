@@ -18,6 +18,7 @@ mod form;
 mod language;
 mod named;
 mod pattern;
+mod promised;
 mod redact;
 mod secrets;
 mod signals;
@@ -40,6 +41,7 @@ use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
 use condition::Condition;
 pub use explain::{Explanation, Gated, Read, Rule, StageOutline, Then, Tried, When};
+pub use promised::Promised;
 pub use redact::Redactor;
 use signals::Reading;
 
@@ -113,6 +115,7 @@ pub struct Policy {
     rules: Vec<(Condition, Outcome)>,
     last: Outcome,
     notes: Vec<Problem>,
+    promises: Vec<Promised>,
     file: File,
 }
 
@@ -154,6 +157,11 @@ impl Policy {
         &self.notes
     }
 
+    /// The promises that its rules ask for.
+    pub fn promises(&self) -> &[Promised] {
+        &self.promises
+    }
+
     /// The certificates that its gates go by.
     pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
         let outcomes = self.rules.iter().map(|(_, outcome)| outcome).chain([&self.last]);
@@ -168,7 +176,8 @@ impl Policy {
     pub fn direct(model: &ModelId) -> Policy {
         let plan = Plan::Direct { targets: vec![model.clone()] };
         let last = Outcome { rule: "named".into(), plan };
-        Policy { name: "direct".into(), rules: Vec::new(), last, notes: Vec::new(), file: File::default() }
+        let (notes, promises, file) = (Vec::new(), Vec::new(), File::default());
+        Policy { name: "direct".into(), rules: Vec::new(), last, notes, promises, file }
     }
 
     /// The built-in policy of `auto` where there is one local model and one upstream's: the

@@ -28,8 +28,9 @@ use super::link::Answer;
 use super::retry::Budget;
 use crate::backend::{Backend, Breaker, Call, Completion, Status};
 use crate::error::{Error, Kind, Origin, Result, Retry};
-use crate::request::{Ask, Delta, ModelId, Part, Request, Secret};
+use crate::request::{Ask, Delta, ModelId, Part, Request, Secret, TraceContext};
 use crate::wire::openai::{chunk_of, parse_models, scan, splice};
+use crate::wire::trace_context;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
@@ -71,6 +72,7 @@ struct Outgoing<'a> {
     /// The client's, where it pays itself.
     authorization: Option<HeaderValue>,
     body: Bytes,
+    trace: Option<&'a TraceContext>,
 }
 
 /// An answer that has begun.
@@ -140,7 +142,7 @@ impl Upstream {
     }
 
     async fn run(&self, call: Call) -> Result<Completion> {
-        let outgoing = self.outgoing(&call.request, &call.model)?;
+        let outgoing = Outgoing { trace: call.trace.as_ref(), ..self.outgoing(&call.request, &call.model)? };
         self.budget.earn();
         let mut tried = Tried::default();
         let mut retries = 0;
@@ -175,7 +177,8 @@ impl Upstream {
         let asked = self.asked(request.authorization.as_ref());
         let id = HeaderValue::from_str(&request.id).ok();
         let authorization = self.key(request.authorization.as_ref())?;
-        Ok(Outgoing { asked, ask: &request.ask, stream, id, authorization, body: splice(&request.body, rest, stream) })
+        let body = splice(&request.body, rest, stream);
+        Ok(Outgoing { asked, ask: &request.ask, stream, id, authorization, body, trace: None })
     }
 
     /// The request of one try, but for where it goes.
@@ -187,6 +190,9 @@ impl Upstream {
         headers.insert(ACCEPT, if outgoing.stream { EVENT_STREAM } else { JSON });
         headers.extend(outgoing.id.clone().map(|id| (REQUEST_ID, id)));
         headers.extend(outgoing.authorization.clone().map(|key| (AUTHORIZATION, key)));
+        if let Some(trace) = outgoing.trace {
+            trace_context::write(trace, &mut headers);
+        }
         *request.headers_mut() = headers;
         request
     }

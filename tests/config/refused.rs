@@ -34,6 +34,14 @@ const TOP: &[Row] = &[
     ("timeout = \"5s\" #!\nUP\n", &["unknown key `timeout`", "known: listen, "]),
     ("upstream = 1 #!\n[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\n", &["want tables: [[upstream]]"]),
     ("prices = \"gone.toml\" #!\nUP\n", &["prices = \"gone.toml\"", "cannot read"]),
+    ("telemetry = { otlp = \"c:4317\" } #!\nUP\n", &["telemetry: otlp = \"c:4317\": want a URL such as http://"]),
+    (
+        "telemetry = { otlp = \"http://c\", protocol = \"udp\" } #!\nUP\n",
+        &["telemetry: protocol = \"udp\" is unknown; known: grpc, http"],
+    ),
+    ("telemetry = { otlp = \"http://c\", sample = 2.0 } #!\nUP\n", &["telemetry: sample = 2; want 0 to 1"]),
+    ("telemetry = { otlp = \"http://c\", service = \"\" } #!\nUP\n", &["telemetry: service is empty"]),
+    ("telemetry = { sample = 0.5 } #!\nUP\n", &["telemetry: missing field `otlp`"]),
 ];
 
 const UPSTREAMS: &[Row] = &[

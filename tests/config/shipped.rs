@@ -51,7 +51,7 @@ fn the_reference_tells_of_every_key() {
     let reference = include_str!("../../config/weir.toml");
     let refusal = read("nonsense = 1", &[], &[]).unwrap_err();
     let known = refusal[0].message.split("known: ").nth(1).unwrap();
-    let tables = ["[[price]]", "[[model]]", "[[upstream]]", "[[virtual]]", "[[tenant]]", "[capture]"];
+    let tables = ["[[price]]", "[[model]]", "[[upstream]]", "[[virtual]]", "[[tenant]]", "[capture]", "[telemetry]"];
     for key in known.split(", ") {
         let told =
             reference.contains(&format!("{key} ")) || tables.iter().any(|table| table.trim_matches(['[', ']']) == key);

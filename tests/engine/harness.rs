@@ -93,7 +93,7 @@ pub(crate) fn request(ask: Ask) -> Arc<Request> {
 }
 
 pub(crate) async fn start(backend: &Arc<dyn Backend>, ask: Ask) -> Result<Completion> {
-    backend.start(Call { request: request(ask), model: ModelId::new("local/m") }).await
+    backend.start(Call { request: request(ask), model: ModelId::new("local/m"), trace: None }).await
 }
 
 /// A whole answer.

@@ -153,6 +153,9 @@ async fn a_broken_promise_raises_the_alarm_and_from_the_next_request_on_the_slic
     let metrics = house.rendered();
     for line in [
         "weir_audit_alarm{slice=\"facts, short\"} 1",
+        "weir_certificate_state{policy=\"p\",rule=\"r\",slice=\"facts, short\",state=\"alarmed\"} 1",
+        "weir_certificate_state{policy=\"p\",rule=\"r\",slice=\"facts, short\",state=\"certified\"} 0",
+        "weir_certificate_alpha{policy=\"p\",rule=\"r\",slice=\"facts, short\"} 0.1",
         "weir_cascade_total{outcome=\"escalate\",policy=\"p\",reason=\"alarmed\",stage=\"local/small\"} 1",
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
@@ -199,7 +202,12 @@ async fn what_the_budget_does_not_allow_is_skipped_and_the_slice_is_unmonitored_
     let next = ask(&house, "Paris").await;
     assert_eq!(next.header("x-weir-certificate"), "uncertified; why=unmonitored");
     assert_eq!(next.header("x-weir-served-by"), "up/m");
-    assert!(house.rendered().contains("weir_audit_unmonitored{slice=\"facts, short\"} 1"));
+    let told = "weir_certificate_state{policy=\"p\",rule=\"r\",slice=\"facts, short\",state=\"unmonitored\"} 1";
+    let metrics = house.rendered();
+    assert!(
+        metrics.contains("weir_audit_unmonitored{slice=\"facts, short\"} 1") && metrics.contains(told),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

@@ -22,8 +22,8 @@ use weir::control::{self, Cause, Control, Environment, Options};
 use weir::error::Problem;
 use weir::gateway::Gateway;
 use weir::listen::{self, AdminPort, Front, Running};
-use weir::observe::Metrics;
-use weir::request::ModelId;
+use weir::observe::{Metrics, Names};
+use weir::request::{ModelId, TraceContext};
 
 use crate::fake_upstream::FakeUpstream;
 
@@ -65,6 +65,14 @@ impl Record for Book {
 
     fn captures(&self) -> bool {
         self.metrics.captures()
+    }
+
+    fn place(&self, given: Option<&TraceContext>) -> Option<TraceContext> {
+        self.metrics.place(given)
+    }
+
+    fn shows(&self) -> bool {
+        self.metrics.shows()
     }
 }
 
@@ -135,7 +143,8 @@ impl House {
             ..Options::default()
         };
         let checked = control::read(&options).unwrap();
-        let metrics = Arc::new(Metrics::open(checked.capture.as_ref()).unwrap());
+        let metrics = Metrics::open(checked.capture.as_ref()).unwrap().tracing(checked.telemetry.as_ref());
+        let metrics = Arc::new(metrics.unwrap());
         let control = Arc::new(Control::open(options.clone(), checked).await.unwrap());
         let book = Book {
             metrics: Arc::clone(&metrics),
@@ -175,10 +184,9 @@ impl House {
     /// Tells the metrics the names of the configuration in force, as `listen` does.
     pub fn adopt(&self) {
         let snapshot = self.control.current();
-        let targets = snapshot.statuses().into_iter().map(|(model, _)| model);
         self.metrics.follow(snapshot.pacers());
         self.metrics.watch(snapshot.virtuals().into_iter().flat_map(|(_, policy)| policy.gates()).collect());
-        self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
+        self.metrics.adopt(Names::of(&snapshot));
     }
 
     /// Replaces a file of the configuration.
@@ -248,6 +256,7 @@ impl House {
 
     pub fn rendered(&self) -> String {
         self.metrics.show_audits(&self.control.current().audit_statuses());
+        self.metrics.show_promises(&self.control.current().promises());
         self.metrics.render(&self.control.current().statuses())
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn file(asked: &Asked) -> Result<Response<Body>> {
         return Err(Error::new(Kind::NotFound, Origin::Client, format!("the console has no file \"{name}\"")));
     };
     let tag = tag(text);
-    let known = asked.known.as_ref().is_some_and(|known| *known == tag);
+    let known = asked.headers.get(IF_NONE_MATCH).is_some_and(|known| *known == tag);
     let (status, body) = if known { (StatusCode::NOT_MODIFIED, "") } else { (StatusCode::OK, *text) };
     let mut response = bytes(status, kind, Bytes::from_static(body.as_bytes()));
     let headers = response.headers_mut();

@@ -19,7 +19,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use http::header::IF_NONE_MATCH;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -146,8 +145,8 @@ async fn answer(state: &Arc<State>, peer: SocketAddr, request: Request<Incoming>
         };
         let body = page::read(&head, body).await?;
         let query = head.uri.query().unwrap_or_default().to_owned();
-        let known = head.headers.get(IF_NONE_MATCH).cloned();
-        (page.answer)(Asked { state: Arc::clone(state), who, rest, query, known, body }).await
+        let headers = head.headers;
+        (page.answer)(Asked { state: Arc::clone(state), who, rest, query, headers, body }).await
     };
     found.await.unwrap_or_else(|error| api::reject(&error))
 }

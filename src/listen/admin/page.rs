@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -34,8 +34,8 @@ pub(super) struct Asked {
     /// What stands for the star of the page's path.
     pub(super) rest: String,
     pub(super) query: String,
-    /// The version of the page that the caller has (`If-None-Match`).
-    pub(super) known: Option<HeaderValue>,
+    /// What came with the request.
+    pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 

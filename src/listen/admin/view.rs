@@ -1,5 +1,6 @@
 //! Pages that only show: probes, metrics, changes, audits.
 
+use http::header::ACCEPT;
 use http::{Response, StatusCode};
 use serde_json::json;
 
@@ -20,21 +21,17 @@ pub(super) fn readyz(asked: &Asked) -> Result<Response<Body>> {
     })
 }
 
-/// Every family in Prometheus' text format.
+/// Every family, in Prometheus' text format or in OpenMetrics, as the scraper accepts.
 pub(super) fn metrics(asked: &Asked) -> Result<Response<Body>> {
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    let Some(running) = asked.state.running() else { return Ok(bytes(StatusCode::OK, kind, String::new())) };
+    let plain = "text/plain; version=0.0.4; charset=utf-8";
+    let Some(running) = asked.state.running() else { return Ok(bytes(StatusCode::OK, plain, String::new())) };
     let snapshot = running.control.current();
     running.metrics.show_audits(&snapshot.audit_statuses());
-    running.metrics.show_changes(&running.control.change_counts());
-    Ok(bytes(StatusCode::OK, kind, running.metrics.render(&snapshot.statuses())))
-}
-
-/// Who has changed what, the last change first; `?last=N` of them.
-pub(super) fn changes(asked: &Asked) -> Result<Response<Body>> {
-    let mut changes = asked.running()?.control.changes();
-    changes.truncate(asked.number("last").unwrap_or(usize::MAX));
-    json(StatusCode::OK, &json!({ "changes": changes }))
+    running.metrics.show_promises(&snapshot.promises());
+    running.metrics.show_draining(asked.state.is_draining());
+    let accept = asked.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let (page, media) = running.metrics.page(accept, &snapshot.statuses());
+    Ok(bytes(StatusCode::OK, media, page))
 }
 
 /// How every audited slice stands. There is no way to take an alarm back here: a new calibration does.

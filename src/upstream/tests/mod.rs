@@ -56,7 +56,7 @@ fn chat() -> Request {
 }
 
 fn call(request: Request) -> Call {
-    Call { request: Arc::new(request), model: ModelId::new("up/org/large") }
+    Call { request: Arc::new(request), model: ModelId::new("up/org/large"), trace: None }
 }
 
 fn streaming() -> Call {
