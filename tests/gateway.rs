@@ -4,8 +4,8 @@
 mod admin;
 mod audits;
 mod capturing;
-mod deciding;
 mod console;
+mod deciding;
 mod failing;
 mod feedback;
 pub mod house;

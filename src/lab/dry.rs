@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::past::Past;
 use super::policies::{Fate, fate, spend};
-use crate::plan::{Decision, Plan, Stage};
+use crate::plan::{Decision, Pin, Plan, Stage};
 use crate::request::Request;
 
 /// How many changed decisions are told one by one.
@@ -141,15 +141,18 @@ fn plan(plan: &Plan, request: &Request) -> String {
     let names = |all: Vec<String>| all.join(", else ");
     match plan {
         Plan::Direct { targets } => format!("serve {}", names(targets.iter().map(ToString::to_string).collect())),
-        Plan::Cascade { stages, .. } => {
-            format!("cascade {}", names(stages.iter().map(|one| stage(one, request)).collect()))
+        Plan::Cascade { stages, pin, .. } => {
+            let pins = pin.is_some() && Pin::binds(request);
+            let told = stages.iter().enumerate().map(|(place, one)| stage(one, request, (place, pins)));
+            format!("cascade {}", names(told.collect()))
         }
         Plan::Reject { status, .. } => format!("reject {}", status.as_u16()),
     }
 }
 
-fn stage(stage: &Stage, request: &Request) -> String {
-    let gate = stage.gate.as_ref().map_or_else(String::new, |gate| match gate.ruling(request).judge {
+fn stage(stage: &Stage, request: &Request, (place, pins): (usize, bool)) -> String {
+    let ruling = stage.ruling(request, place, pins);
+    let gate = ruling.map_or_else(String::new, |ruling| match ruling.judge {
         Ok(judge) => format!(" if {judge}"),
         Err(why) => format!(" never ({})", why.name()),
     });
@@ -172,7 +175,7 @@ mod tests {
             stream: false,
             ask: Ask::Chat(Chat::default()),
             body: ClientBody::default(),
-            headers: Vec::default(),
+            headers: Default::default(),
             authorization: None,
         }
     }

@@ -14,7 +14,7 @@ use super::vocabulary::Signal;
 use super::{Facts, Outcome, Policy};
 use crate::confidence::Accept;
 use crate::confidence::gap::Per;
-use crate::plan::{Decision, Gate, HoldBack, OnFailure, PinTo, Plan, Stage};
+use crate::plan::{Decision, Gate, HoldBack, OnFailure, Pin, PinTo, Plan, Stage};
 use crate::request::{ModelId, Request};
 
 /// How much of a text is shown, in characters.
@@ -248,7 +248,7 @@ fn then(plan: &Plan, request: Option<&Request>) -> Then {
         }
         Plan::Cascade { stages, on_failure, pin } => Then {
             plan: "cascade",
-            stages: stages.iter().map(|stage| stage_outline(stage, request)).collect(),
+            stages: outlines(stages, pin.as_ref(), request),
             on_failure: Some(match on_failure {
                 OnFailure::Error => "error",
                 OnFailure::Local => "local",
@@ -265,9 +265,14 @@ fn then(plan: &Plan, request: Option<&Request>) -> Then {
     }
 }
 
-fn stage_outline(stage: &Stage, request: Option<&Request>) -> StageOutline {
+fn outlines(stages: &[Stage], pin: Option<&Pin>, request: Option<&Request>) -> Vec<StageOutline> {
+    let pins = pin.is_some() && request.is_some_and(Pin::binds);
+    stages.iter().enumerate().map(|(place, stage)| stage_outline(stage, request, (place, pins))).collect()
+}
+
+fn stage_outline(stage: &Stage, request: Option<&Request>, (place, pins): (usize, bool)) -> StageOutline {
     let gate = stage.gate.as_ref();
-    let ruling = request.and_then(|request| Some(gate?.ruling(request)));
+    let ruling = request.and_then(|request| stage.ruling(request, place, pins));
     let standing = ruling.as_ref().and_then(|ruling| ruling.standing.as_ref()).map(ToString::to_string);
     let by_value = gate.is_some_and(|gate| matches!(*gate.accept, Accept::Value(_)));
     let kept = ruling.filter(|_| !by_value).map(|ruling| match ruling.judge {

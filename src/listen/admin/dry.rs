@@ -140,7 +140,8 @@ async fn request(past: &Past, snapshot: &Snapshot) -> Result<Request> {
         "embed" => Route::Embed,
         _ => Route::Chat,
     };
-    let limits = Limits { max_body: usize::MAX, policy_headers: snapshot.limits().policy_headers.clone() };
+    let policy_headers = snapshot.limits().policy_headers.clone();
+    let limits = Limits { policy_headers, ..Limits::of(usize::MAX) };
     let asker = Asker { id: Arc::from(past.id.as_str()), tenant: TenantId::new(past.tenant.as_str()) };
     let body = Full::new(Bytes::from(past.body.to_string()));
     let (request, _) = api::parse(route, &HeaderMap::new(), body, &limits, asker)

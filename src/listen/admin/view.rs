@@ -34,6 +34,13 @@ pub(super) fn metrics(asked: &Asked) -> Result<Response<Body>> {
     Ok(bytes(StatusCode::OK, media, page))
 }
 
+/// Who has changed what, the last change first; `?last=N` of them.
+pub(super) fn changes(asked: &Asked) -> Result<Response<Body>> {
+    let mut changes = asked.running()?.control.changes();
+    changes.truncate(asked.number("last").unwrap_or(usize::MAX));
+    json(StatusCode::OK, &json!({ "changes": changes }))
+}
+
 /// How every audited slice stands. There is no way to take an alarm back here: a new calibration does.
 pub(super) fn audits(asked: &Asked) -> Result<Response<Body>> {
     let statuses = asked.state.running().map(|running| running.control.current().audit_statuses());
