@@ -48,7 +48,7 @@ const MAP: &[(&str, &[&str])] = &[
 
 /// What only these files of `listen` may import too: those of the process and of its second port.
 const LISTEN_ALSO: &[&str] = &["control", "observe"];
-const LISTEN_ALSO_FILES: &[&str] = &["admin.rs", "boot.rs", "mod.rs", "state.rs"];
+const LISTEN_ALSO_FILES: &[&str] = &["admin.rs", "boot.rs", "mod.rs", "probes.rs", "state.rs", "succession.rs"];
 
 /// Not in names of files and folders: they say nothing.
 const EMPTY_WORDS: &[&str] =
@@ -62,6 +62,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tower", &["listen", "upstream"]),
     ("tower_http", &["listen", "upstream"]),
     ("pingora_core", &["listen", "upstream"]),
+    ("rustix", &["listen"]),
+    ("listenfd", &["listen"]),
+    ("sd_notify", &["listen"]),
     ("llama_cpp_2", &["local"]),
     ("arc_swap", &["control"]),
     ("prometheus", &["observe"]),

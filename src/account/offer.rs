@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::attempt::{Ending, Leg};
-use super::pacer::{Pacer, Pacers};
+use super::pacers::{Pacer, Pacers};
 use super::tab::Tab;
 use crate::confidence::gap::Pacing;
 use crate::request::{ModelId, TenantId, Usage};
@@ -27,7 +29,13 @@ impl Budget {
             self.pacers.saw_output(&leg.model, leg.usage(0).0.completion_tokens);
         }
         let more = cost_usd.unwrap_or(self.reserved_usd) - self.reserved_usd;
-        self.pacer.pace().spend(more, self.pacers.now());
+        self.pacers.spend(&self.pacer, more);
+    }
+
+    /// Waits until a crash would forget nothing of what was spent.
+    pub(super) fn covered(&self) -> BoxFuture<'static, ()> {
+        let (pacers, pacer) = (Arc::clone(&self.pacers), Arc::clone(&self.pacer));
+        Box::pin(async move { pacers.covered(&pacer).await })
     }
 }
 
@@ -71,11 +79,13 @@ impl Offer {
         self.pacer.pace().weigh(gap, self.cost_usd);
     }
 
-    /// Takes the offer: its expected cost counts as spent from now on.
-    pub fn take(self) {
-        self.pacer.pace().spend(self.cost_usd, self.pacers.now());
+    /// Takes the offer: its expected cost counts as spent from now on, even after a crash. Dropping
+    /// the future takes nothing back.
+    pub async fn take(self) {
+        self.pacers.spend(&self.pacer, self.cost_usd);
         if let Some(budget) = &mut self.tab.state().budget {
             budget.reserved_usd += self.cost_usd;
         }
+        self.pacers.covered(&self.pacer).await;
     }
 }

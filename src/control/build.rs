@@ -13,7 +13,7 @@ use super::check::{Checked, CheckedUpstream, DISCOVERY_TIMEOUT};
 use super::snapshot::{Routes, Snapshot};
 use crate::backend::Backend;
 use crate::error::Problem;
-use crate::execute::Backends;
+use crate::execute::{Backends, Lasting};
 use crate::local::{Host, LoadError};
 use crate::policy::{Names, Policy};
 use crate::request::ModelId;
@@ -24,7 +24,7 @@ pub(super) async fn build(
     mut checked: Checked,
     previous: Option<&Snapshot>,
     generation: u64,
-    (stand_ins, audits): (&BTreeMap<ModelId, Arc<dyn Backend>>, &Arc<Audits>),
+    (stand_ins, audits, lasting): (&BTreeMap<ModelId, Arc<dyn Backend>>, &Arc<Audits>, &Arc<Lasting>),
 ) -> Result<Snapshot, Vec<Problem>> {
     let upstreams = open_upstreams(&checked, previous)?;
     for one in &mut checked.upstreams {
@@ -40,7 +40,7 @@ pub(super) async fn build(
     let mut backends = wire_backends(&checked, &host, &upstreams);
     backends.models.extend(stand_ins.clone());
     backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());
-    backends.lasting = previous.map(|snapshot| Arc::clone(&snapshot.backends.lasting)).unwrap_or_default();
+    backends.lasting = Arc::clone(lasting);
     let names = checked.names();
     let mut virtuals: HashMap<String, Arc<Policy>> =
         std::mem::take(&mut checked.virtuals).into_iter().map(|one| (one.name, Arc::new(one.policy))).collect();

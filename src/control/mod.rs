@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
 use crate::error::Problem;
+use crate::execute::Lasting;
 use crate::request::ModelId;
 use audits::Audits;
 pub use calibrations::read_policy;
@@ -60,6 +62,9 @@ pub struct Options {
     /// Backends that answer in the place of local models, whose files are not loaded then: for
     /// programs that bring their own, and for tests.
     pub stand_ins: BTreeMap<ModelId, Arc<dyn Backend>>,
+    /// Whether another process serves now with the same state folder, which is not this one's before
+    /// [`Control::take_over`].
+    pub beside: bool,
 }
 
 /// Environment variables: the process's own, or fixed ones for tests.
@@ -100,6 +105,9 @@ pub struct Control {
     options: Options,
     fixed: Fixed,
     audits: Arc<Audits>,
+    lasting: Arc<Lasting>,
+    /// Whether what outlives the process is this one's to write.
+    owns_state: AtomicBool,
     current: ArcSwap<Snapshot>,
     reloading: tokio::sync::Mutex<()>,
 }
@@ -110,9 +118,14 @@ impl Control {
         tell(&checked);
         let fixed = Fixed::of(&checked);
         let audits = Audits::open(checked.state.as_deref(), options.tasks.clone());
-        let snapshot = build::build(checked, None, 1, (&options.stand_ins, &audits)).await?;
-        let current = ArcSwap::from_pointee(snapshot);
-        Ok(Control { options, fixed, audits, current, reloading: tokio::sync::Mutex::new(()) })
+        let lasting = Arc::new(Lasting::default());
+        if !options.beside {
+            keep_budgets(&checked, &lasting)?;
+        }
+        let snapshot = build::build(checked, None, 1, (&options.stand_ins, &audits, &lasting)).await?;
+        let (current, owns_state) = (ArcSwap::from_pointee(snapshot), AtomicBool::new(!options.beside));
+        let reloading = tokio::sync::Mutex::new(());
+        Ok(Control { options, fixed, audits, lasting, owns_state, current, reloading })
     }
 
     /// The generation that runs now.
@@ -127,9 +140,38 @@ impl Control {
     }
 
     /// Waits for the audits under way, at most so long, and writes down how every audited slice
-    /// stands. For the end of the process: no request may be answered any more.
+    /// stands and what was spent of every budget. For the end of the process: no request may be
+    /// answered any more. After a hand-over nothing is written.
     pub async fn close(&self, limit: Duration) {
         self.audits.close(limit).await;
+        self.lasting.pacers.close();
+    }
+
+    /// Writes what outlives the process, and nothing more from now on: another process does, until
+    /// [`Control::resume`]. Answers in flight are accounted all the same.
+    pub fn hand_over(&self) {
+        self.owns_state.store(false, Ordering::Release);
+        self.audits.release();
+        self.lasting.pacers.release();
+    }
+
+    /// Goes on after a hand-over that did not come about.
+    pub fn resume(&self) {
+        self.owns_state.store(true, Ordering::Release);
+        self.audits.resume();
+        if let Some(state) = self.fixed.state().filter(|_| self.lasting.pacers.is_released())
+            && let Err(error) = self.lasting.pacers.keep(state)
+        {
+            tracing::error!(error, "budgets are kept no more");
+        }
+    }
+
+    /// Reads again what outlives a process, once the process that served has written it, and writes it
+    /// from now on; as a reload, a new generation.
+    pub async fn take_over(&self) -> Result<u64, Vec<Problem>> {
+        self.owns_state.store(true, Ordering::Release);
+        self.audits.forget();
+        self.reload().await
     }
 
     /// Reads everything again. On any problem the running generation stays, whole, and the
@@ -144,13 +186,29 @@ impl Control {
             .map_err(|error| vec![Problem { place: "reload".to_owned(), message: error.to_string() }])??;
         self.fixed.keep(&mut checked);
         tell(&checked);
+        if self.owns_state.load(Ordering::Acquire) {
+            keep_budgets(&checked, &self.lasting)?;
+        }
         let before = self.current();
-        let given = (&self.options.stand_ins, &self.audits);
+        let given = (&self.options.stand_ins, &self.audits, &self.lasting);
         let snapshot = build::build(checked, Some(&before), before.generation() + 1, given).await?;
         let generation = snapshot.generation();
         self.current.store(Arc::new(snapshot));
         Ok(generation)
     }
+}
+
+/// Where a policy has a budget, what was spent of it outlives the process.
+fn keep_budgets(checked: &Checked, lasting: &Lasting) -> Result<(), Vec<Problem>> {
+    if checked.virtuals.iter().all(|one| one.policy.budgets().next().is_none()) {
+        return Ok(());
+    }
+    let Some(state) = &checked.state else {
+        tracing::warn!("budgets are not kept over a restart: there is no state folder; name one with state = \"FOLDER\"");
+        return Ok(());
+    };
+    let problem = |message| vec![Problem { place: checked.place.clone(), message }];
+    lasting.pacers.keep(state).map_err(problem)
 }
 
 fn tell(checked: &Checked) {

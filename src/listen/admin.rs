@@ -1,4 +1,4 @@
-//! The second port: `/livez`, `/readyz`, `/metrics`, `/admin/audits`. For the operator, never for clients.
+//! The second port: `/livez`, `/readyz`, `/startupz`, `/metrics`, `/admin/audits`. For the operator, never for clients.
 //!
 //! It listens from the start of the process, so that probes see loading and draining too.
 
@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 
+use super::probes;
 use super::state::State;
 use bytes::Bytes;
 
@@ -18,14 +19,16 @@ pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Result<Response<
     }
     Ok(match path {
         "/livez" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => match state.unready() {
-            None => text(StatusCode::OK, "ok\n".to_owned()),
-            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-        },
+        "/readyz" => probed(probes::ready(state, request.uri().query())),
+        "/startupz" => probed(probes::started(state)),
         "/metrics" => metrics(state),
         "/admin/audits" => audits(state),
-        _ => text(StatusCode::NOT_FOUND, format!("no page {path}; known: /livez /readyz /metrics /admin/audits\n")),
+        _ => text(StatusCode::NOT_FOUND, format!("no page {path}; known: /livez /readyz /startupz /metrics /admin/audits\n")),
     })
+}
+
+fn probed((well, page): probes::Answer) -> Response<Full<Bytes>> {
+    text(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, page)
 }
 
 fn metrics(state: &State) -> Response<Full<Bytes>> {

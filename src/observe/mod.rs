@@ -11,12 +11,14 @@ mod families;
 mod line;
 mod log;
 pub mod names;
+mod rotating;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use futures::future::BoxFuture;
 use prometheus::{Registry, TextEncoder};
 
 use crate::account::{
@@ -84,12 +86,30 @@ impl Metrics {
     /// # Errors
     /// A log that cannot be opened.
     pub fn open(capture: Option<&Capture>) -> std::result::Result<Metrics, String> {
+        Metrics::opened(capture, true)
+    }
+
+    /// The same while another process writes the log; see [`Metrics::own_capture`].
+    ///
+    /// # Errors
+    /// A log that cannot be opened.
+    pub fn open_beside(capture: Option<&Capture>) -> std::result::Result<Metrics, String> {
+        Metrics::opened(capture, false)
+    }
+
+    fn opened(capture: Option<&Capture>, owned: bool) -> std::result::Result<Metrics, String> {
         let mut metrics = Metrics::new().map_err(|error| error.to_string())?;
         if let Some(settings) = capture {
             let dropped = metrics.families.capture_dropped.with_label_values::<&str>(&[]);
-            metrics.capture = Some(CaptureLog::open(settings, dropped)?);
+            metrics.capture = Some(CaptureLog::open(settings, owned, dropped)?);
         }
         Ok(metrics)
+    }
+
+    /// Whether this process moves full files of the capture log away from now on, or another one does
+    /// that writes it too.
+    pub fn own_capture(&self, owned: bool) {
+        self.capture.iter().for_each(|capture| capture.own(owned));
     }
 
     /// Captures nothing more, and waits until what was captured is written; blocks.
@@ -259,21 +279,40 @@ impl Metrics {
     }
 }
 
-impl Record for Metrics {
-    fn record(&self, receipt: Receipt) {
+impl Metrics {
+    fn count(&self, receipt: &Receipt) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
-        self.count_request(&receipt, &known);
+        self.count_request(receipt, &known);
         for attempt in &receipt.attempts {
             self.count_attempt(attempt, &known);
         }
-        self.count_cascade(&receipt, &known);
+        self.count_cascade(receipt, &known);
         if let Some(feedback) = &receipt.feedback {
             self.families.feedback.with_label_values(&[feedback.verdict.name()]).inc();
         }
-        log::write(&receipt);
+        log::write(receipt);
+    }
+}
+
+impl Record for Metrics {
+    fn record(&self, receipt: Receipt) {
+        self.count(&receipt);
         if let Some(capture) = &self.capture {
             capture.take(receipt);
         }
+    }
+
+    fn record_lasting(&self, receipt: Receipt) -> Option<BoxFuture<'static, ()>> {
+        if !self.is_lasting() {
+            self.record(receipt);
+            return None;
+        }
+        self.count(&receipt);
+        self.capture.as_ref()?.take_acknowledged(receipt)
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.capture.as_ref().is_some_and(CaptureLog::is_acknowledged)
     }
 
     fn captures(&self) -> bool {
