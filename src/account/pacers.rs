@@ -246,9 +246,7 @@ impl Pacers {
     }
 
     /// Writes every budget, each with a lease or exactly.
-    fn write(&self, leased: bool) {
-        let journal = self.journal();
-        let Some(journal) = &*journal else { return };
+    fn write(&self, journal: &Journal, leased: bool) {
         let (kept, bounds) = self.to_keep(leased);
         match journal.write(&kept) {
             Ok(()) => {
@@ -292,24 +290,25 @@ impl Pacers {
 
     /// Writes what was spent, exactly, and lets the journal go. For the end of the process.
     pub fn close(&self) {
-        self.write(false);
-        self.let_go();
+        self.let_go(false);
     }
 
     /// Writes what was spent, and a lease of each budget for what is still in flight, and lets the
     /// journal go, for another process to keep it from now on.
     pub fn release(&self) {
-        let was_kept = self.journal().is_some();
-        self.write(true);
-        self.let_go();
+        let was_kept = self.let_go(true);
         self.released.store(was_kept, Ordering::Release);
     }
 
-    fn let_go(&self) {
-        self.is_kept.store(false, Ordering::Release);
+    /// Whether there was a journal to write and to let go.
+    fn let_go(&self, leased: bool) -> bool {
         *self.asking() = None;
-        *self.journal() = None;
+        // Locked from the last writing on, so that it is the last.
+        let mut journal = self.journal();
+        journal.iter().for_each(|journal| self.write(journal, leased));
+        self.is_kept.store(false, Ordering::Release);
         self.written.send_modify(|count| *count += 1);
+        journal.take().is_some()
     }
 
     /// Whether the journal was let go for another process.
@@ -364,7 +363,8 @@ impl Pacers {
 fn write_all(asked: &Receiver<()>, pacers: &Weak<Pacers>) {
     while asked.recv().is_ok() {
         let Some(pacers) = pacers.upgrade() else { return };
-        pacers.write(true);
+        let journal = pacers.journal();
+        journal.iter().for_each(|journal| pacers.write(journal, true));
     }
 }
 
