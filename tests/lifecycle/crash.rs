@@ -50,10 +50,11 @@ async fn every_answer_that_was_read_to_its_end_is_in_the_capture_log() {
             read.fetch_add(1, Ordering::SeqCst);
             let feedback = format!(r#"{{"request_id":"{id}","correct":true}}"#);
             ids.push(id.clone());
-            match place.post(&client, "/v1/feedback", &feedback).await {
-                Ok(asked) if asked.status == 200 && asked.whole().await.is_ok() => heard.push(id),
-                _ => break,
+            let Ok(answer) = place.post(&client, "/v1/feedback", &feedback).await else { break };
+            if answer.status != 200 || answer.whole().await.is_err() {
+                break;
             }
+            heard.push(id);
         }
         (ids, heard)
     });
