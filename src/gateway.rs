@@ -114,7 +114,8 @@ impl Gateway {
             Route::Chat | Route::Text | Route::Embed => {}
         }
         let asker = Asker { id: Arc::clone(id), tenant };
-        let (request, shape) = api::parse(route, &head.headers, meter.client_body(body), snapshot.limits(), asker).await?;
+        let (request, shape) =
+            api::parse(route, &head.headers, meter.client_body(body), snapshot.limits(), asker).await?;
         meter.asked(&request);
         let policy = snapshot.route(&request.model)?;
         let decision = policy.decide(&request, &snapshot.facts(&policy, &request));

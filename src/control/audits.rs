@@ -41,7 +41,13 @@ impl Audits {
     /// Ledgers that are kept in this state folder; audits run in `tasks`.
     pub(super) fn open(state: Option<&Path>, tasks: TaskTracker) -> Arc<Audits> {
         let folder = state.map(|state| state.join("audits"));
-        Arc::new(Audits { folder, tasks, known: Mutex::default(), writing: Mutex::default(), released: AtomicBool::new(false) })
+        Arc::new(Audits {
+            folder,
+            tasks,
+            known: Mutex::default(),
+            writing: Mutex::default(),
+            released: AtomicBool::new(false),
+        })
     }
 
     /// Who audits; one for the life of the process.

@@ -19,12 +19,20 @@ use crate::policy::{Names, Policy};
 use crate::request::ModelId;
 use crate::upstream::Upstream;
 
+/// What is the same from generation to generation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) stand_ins: &'a BTreeMap<ModelId, Arc<dyn Backend>>,
+    pub(super) audits: &'a Arc<Audits>,
+    pub(super) lasting: &'a Arc<Lasting>,
+}
+
 /// Builds a generation; nothing of it is used when any part fails.
 pub(super) async fn build(
     mut checked: Checked,
     previous: Option<&Snapshot>,
     generation: u64,
-    (stand_ins, audits, lasting): (&BTreeMap<ModelId, Arc<dyn Backend>>, &Arc<Audits>, &Arc<Lasting>),
+    Given { stand_ins, audits, lasting }: Given<'_>,
 ) -> Result<Snapshot, Vec<Problem>> {
     let upstreams = open_upstreams(&checked, previous)?;
     for one in &mut checked.upstreams {

@@ -32,6 +32,7 @@ use crate::error::Problem;
 use crate::execute::Lasting;
 use crate::request::ModelId;
 use audits::Audits;
+use build::Given;
 pub use calibrations::read_policy;
 pub use capture::Capture;
 pub use catalogue::{cache, file_hash};
@@ -122,7 +123,8 @@ impl Control {
         if !options.beside {
             keep_budgets(&checked, &lasting)?;
         }
-        let snapshot = build::build(checked, None, 1, (&options.stand_ins, &audits, &lasting)).await?;
+        let given = Given { stand_ins: &options.stand_ins, audits: &audits, lasting: &lasting };
+        let snapshot = build::build(checked, None, 1, given).await?;
         let (current, owns_state) = (ArcSwap::from_pointee(snapshot), AtomicBool::new(!options.beside));
         let reloading = tokio::sync::Mutex::new(());
         Ok(Control { options, fixed, audits, lasting, owns_state, current, reloading })
@@ -190,7 +192,7 @@ impl Control {
             keep_budgets(&checked, &self.lasting)?;
         }
         let before = self.current();
-        let given = (&self.options.stand_ins, &self.audits, &self.lasting);
+        let given = Given { stand_ins: &self.options.stand_ins, audits: &self.audits, lasting: &self.lasting };
         let snapshot = build::build(checked, Some(&before), before.generation() + 1, given).await?;
         let generation = snapshot.generation();
         self.current.store(Arc::new(snapshot));
@@ -204,7 +206,9 @@ fn keep_budgets(checked: &Checked, lasting: &Lasting) -> Result<(), Vec<Problem>
         return Ok(());
     }
     let Some(state) = &checked.state else {
-        tracing::warn!("budgets are not kept over a restart: there is no state folder; name one with state = \"FOLDER\"");
+        tracing::warn!(
+            "budgets are not kept over a restart: there is no state folder; name one with state = \"FOLDER\""
+        );
         return Ok(());
     };
     let problem = |message| vec![Problem { place: checked.place.clone(), message }];

@@ -23,7 +23,10 @@ pub(super) fn answer<B>(state: &State, request: &Request<B>) -> Result<Response<
         "/startupz" => probed(probes::started(state)),
         "/metrics" => metrics(state),
         "/admin/audits" => audits(state),
-        _ => text(StatusCode::NOT_FOUND, format!("no page {path}; known: /livez /readyz /startupz /metrics /admin/audits\n")),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            format!("no page {path}; known: /livez /readyz /startupz /metrics /admin/audits\n"),
+        ),
     })
 }
 

@@ -206,7 +206,10 @@ impl BootService {
         if unfinished == 0 {
             return false;
         }
-        tracing::warn!(requests = unfinished, "answers are cut off: the drain limit is reached, or another signal came");
+        tracing::warn!(
+            requests = unfinished,
+            "answers are cut off: the drain limit is reached, or another signal came"
+        );
         front.end();
         // Who does not read is not waited for.
         let _ = timeout(LAST_WORDS, self.connections.wait()).await;

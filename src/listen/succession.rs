@@ -41,9 +41,11 @@ pub(super) async fn take(from: Succession, running: &Running) -> Result<Taken, S
             (None, addresses.bind()?)
         }
     };
-    running.control.take_over().await.map_err(|problems| {
-        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nweir: ")
-    })?;
+    running
+        .control
+        .take_over()
+        .await
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nweir: "))?;
     for (port, to) in [(DATA, data), (ADMIN, admin)] {
         let place = sockets.iter().position(|(name, _)| name == port);
         let (_, socket) = place.map(|place| sockets.swap_remove(place)).ok_or_else(|| {

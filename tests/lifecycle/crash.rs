@@ -24,7 +24,7 @@ use weir::listen::{self, Running};
 use weir::observe::Metrics;
 use weir::request::{Delta, Finish, ModelId, Part, Token, Usage};
 
-use super::process::{Place, Process, chat, client, up, until, upstream};
+use super::process::{Place, Process, chat, client, until, up, upstream};
 
 fn lines(file: &Path) -> Vec<Value> {
     let text = fs::read_to_string(file).unwrap();
@@ -70,7 +70,8 @@ async fn every_answer_that_was_read_to_its_end_is_in_the_capture_log() {
     let process = place.start(&[]).await;
     assert!(process.log().contains("torn"), "{}", process.log());
     let lines = lines(&file);
-    let of = |place: &str| -> BTreeSet<&str> { lines.iter().filter_map(|line| line.pointer(place)?.as_str()).collect() };
+    let of =
+        |place: &str| -> BTreeSet<&str> { lines.iter().filter_map(|line| line.pointer(place)?.as_str()).collect() };
     let (captured, told) = (of("/id"), of("/feedback/request_id"));
     for (ids, heard) in &all {
         let lost: Vec<_> = ids.iter().filter(|id| !captured.contains(id.as_str())).collect();
@@ -170,8 +171,13 @@ async fn what_was_spent_of_a_budget_is_never_forgotten() {
         up(&upstream)
     );
     let place = Place::new(&config);
-    let about =
-        About { local: "local/small".into(), local_sha256: None, upstream: "up/m".into(), rows: 1, date: "2026-11-24".into() };
+    let about = About {
+        local: "local/small".into(),
+        local_sha256: None,
+        upstream: "up/m".into(),
+        rows: 1,
+        date: "2026-11-24".into(),
+    };
     // An escalation gains all there is, and the rate is so high that it is always worth it.
     let example = Example { prompt: "hi".into(), features: Features::of(|_| 0.0), gap: 1.0 };
     let predictor = Predictor::of_answers(about, &[example], &[Feature::SumLogprob]).render().unwrap();

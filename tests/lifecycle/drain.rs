@@ -98,7 +98,8 @@ async fn an_idle_process_waits_for_no_kept_connection() {
     let upstream = upstream(Arc::default()).await;
     let place = Place::with(&upstream, "");
     let mut process = place.start(&["--drain", "3000"]).await;
-    let (h1, h2) = (client(), Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Full<bytes::Bytes>>());
+    let (h1, h2) =
+        (client(), Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Full<bytes::Bytes>>());
     let silent = TcpStream::connect(&place.listen).await.unwrap();
     assert_eq!(place.ask(&h1, &chat("hi", false)).await.unwrap().status, 200);
     let models = Request::get(format!("http://{}/v1/models", place.listen)).body(Full::default()).unwrap();
