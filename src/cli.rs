@@ -79,9 +79,16 @@ pub struct Serve {
     /// or the file's); replaces the file's models. Repeatable.
     #[arg(long, env = "WEIR_MODEL", value_name = "[NAME=]FILE", value_delimiter = ',')]
     pub model: Vec<String>,
-    /// How many seconds answers in flight may take after SIGTERM.
+    /// How many seconds the data port still accepts after SIGTERM, while readiness fails already.
+    #[arg(long, env = "WEIR_GRACE", value_name = "SECONDS", default_value_t = 0)]
+    pub grace: u64,
+    /// How many seconds answers in flight may take after that.
     #[arg(long, env = "WEIR_DRAIN", value_name = "SECONDS", default_value_t = 30)]
     pub drain: u64,
+    /// A Unix socket: the process that serves there hands its ports over to this one, and this one to
+    /// the next.
+    #[arg(long, env = "WEIR_HANDOVER", value_name = "SOCKET")]
+    pub handover: Option<PathBuf>,
 }
 
 impl Serve {
@@ -96,6 +103,11 @@ impl Serve {
             env: Environment::default(),
             ..Options::default()
         }
+    }
+
+    /// How long the data port accepts after a request to stop.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace)
     }
 
     /// The drain limit.

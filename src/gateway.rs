@@ -3,6 +3,9 @@
 //!
 //! The order of things and nothing else. Called by `listen` for every request.
 
+mod ending;
+mod lasting;
+
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -14,6 +17,7 @@ use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::account::{Meter, Record};
 use crate::api::{self, Asker, Body, Route};
@@ -27,6 +31,8 @@ use crate::request::TenantId;
 pub struct Gateway {
     control: Arc<Control>,
     record: Arc<dyn Record>,
+    /// Cancelled when the process waits for answers no longer.
+    end: CancellationToken,
 }
 
 /// The header that names a request, in both directions.
@@ -41,7 +47,17 @@ const TIMEOUT_TO_HEAD: Duration = Duration::from_secs(3600);
 impl Gateway {
     /// A gateway over this configuration; every receipt goes to `record`.
     pub fn new(control: Arc<Control>, record: Arc<dyn Record>) -> Self {
-        Gateway { control, record }
+        Gateway { control, record, end: CancellationToken::new() }
+    }
+
+    /// Ends what is still in flight, for good: with a 503 before the head, with an error event after it.
+    pub fn end(&self) {
+        self.end.cancel();
+    }
+
+    /// Resolves when answers in flight are ended.
+    pub async fn ended(&self) {
+        self.end.cancelled().await;
     }
 
     /// Answers a request; an error is an answer too. Dropping the future, or later the answer's
@@ -57,56 +73,62 @@ impl Gateway {
         meter.trace(api::trace_context(&head.headers));
         let id = request_id(head.headers.get(REQUEST_ID));
         meter.asker(&id, &TenantId::anonymous());
-        let answering = pin!(answer(&snapshot, &meter, &id, (head, body)));
-        let answered = guarded(answering).await;
+        let answering = pin!(self.answer(&snapshot, &meter, &id, (head, body)));
+        let answered = ending::unless_ended(guarded(answering), &self.end).await;
         let mut response = answered.unwrap_or_else(|error| {
             meter.failed(&error);
             api::reject(&error)
         });
         meter.head();
         tell(response.headers_mut(), &id, &meter);
-        response
+        response.map(|body| lasting::held(body, &meter))
     }
-}
 
-/// One snapshot, one decision, one completion.
-async fn answer<B>(
-    snapshot: &Snapshot,
-    meter: &Meter,
-    id: &Arc<str>,
-    (head, body): (Parts, B),
-) -> Result<Response<Body>>
-where
-    B: http_body::Body<Data = Bytes> + Send + Unpin,
-    B::Error: std::fmt::Display,
-{
-    let route = api::route(&head.method, head.uri.path())?;
-    let tenant = snapshot.keys().identify(&head.headers)?;
-    meter.asker(id, &tenant);
-    match &route {
-        Route::Models => return Ok(api::models(&snapshot.entries())),
-        Route::Model(name) => {
-            let entry = snapshot.entry(name)?;
-            return api::model(std::slice::from_ref(&entry), &entry.id);
+    /// One snapshot, one decision, one completion.
+    async fn answer<B>(
+        &self,
+        snapshot: &Snapshot,
+        meter: &Meter,
+        id: &Arc<str>,
+        (head, body): (Parts, B),
+    ) -> Result<Response<Body>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let route = api::route(&head.method, head.uri.path())?;
+        let tenant = snapshot.keys().identify(&head.headers)?;
+        meter.asker(id, &tenant);
+        match &route {
+            Route::Models => return Ok(api::models(&snapshot.entries())),
+            Route::Model(name) => {
+                let entry = snapshot.entry(name)?;
+                return api::model(std::slice::from_ref(&entry), &entry.id);
+            }
+            Route::Feedback => {
+                let feedback = api::feedback(&head.headers, meter.client_body(body), snapshot.limits()).await?;
+                let noted = api::noted(&feedback);
+                snapshot.backends().auditor.hear(snapshot.audits(), &feedback, &meter.audit_tab());
+                meter.feedback(feedback);
+                return Ok(noted);
+            }
+            Route::Chat | Route::Text | Route::Embed => {}
         }
-        Route::Feedback => {
-            let feedback = api::feedback(&head.headers, meter.client_body(body), snapshot.limits()).await?;
-            let noted = api::noted(&feedback);
-            snapshot.backends().auditor.hear(snapshot.audits(), &feedback, &meter.audit_tab());
-            meter.feedback(feedback);
-            return Ok(noted);
+        let asker = Asker { id: Arc::clone(id), tenant };
+        let (request, shape) =
+            api::parse(route, &head.headers, meter.client_body(body), snapshot.limits(), asker).await?;
+        meter.asked(&request);
+        let policy = snapshot.route(&request.model)?;
+        let decision = policy.decide(&request, &snapshot.facts(&policy, &request));
+        meter.decided(&decision, snapshot.generation());
+        let streams = request.stream;
+        let mut completion = execute::run(decision.plan, Arc::new(request), snapshot.backends(), meter.clone()).await?;
+        if streams {
+            completion.deltas = ending::until_ended(completion.deltas, &self.end, meter);
         }
-        Route::Chat | Route::Text | Route::Embed => {}
+        let tab = meter.clone();
+        api::respond(completion, shape, Box::new(move || tab.story().comment())).await
     }
-    let asker = Asker { id: Arc::clone(id), tenant };
-    let (request, shape) = api::parse(route, &head.headers, meter.client_body(body), snapshot.limits(), asker).await?;
-    meter.asked(&request);
-    let policy = snapshot.route(&request.model)?;
-    let decision = policy.decide(&request, &snapshot.facts(&policy, &request));
-    meter.decided(&decision, snapshot.generation());
-    let completion = execute::run(decision.plan, Arc::new(request), snapshot.backends(), meter.clone()).await?;
-    let tab = meter.clone();
-    api::respond(completion, shape, Box::new(move || tab.story().comment())).await
 }
 
 /// What comes of it in time; a panic on the way is a fault of ours, not the end of the connection.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use futures::future::BoxFuture;
 use tracing_subscriber::EnvFilter;
 use weir::account::Record;
 use weir::cli::{Cli, Command, Serve};
@@ -47,15 +48,20 @@ fn serve(flags: &Serve) -> Result<ExitCode, String> {
         listen: checked.listen.clone(),
         admin: checked.admin.clone(),
         workers: checked.workers,
+        grace: flags.grace(),
         drain: flags.drain(),
+        handover: flags.handover.clone(),
+        socket_names: Environment::default().get("LISTEN_FDNAMES"),
     };
-    listen::serve(&config, Box::pin(boot(options, checked)))
+    let boot = move |beside| Box::pin(boot(Options { beside, ..options }, checked)) as BoxFuture<'static, _>;
+    listen::serve(&config, Box::new(boot))
 }
 
 /// Loads models, opens pools, puts the rooms together.
 async fn boot(options: Options, checked: Checked) -> Result<Running, String> {
     let place = checked.place.clone();
-    let metrics = Arc::new(Metrics::open(checked.capture.as_ref())?.tracing(checked.telemetry.as_ref())?);
+    let open = if options.beside { Metrics::open_beside } else { Metrics::open };
+    let metrics = Arc::new(open(checked.capture.as_ref())?.tracing(checked.telemetry.as_ref())?);
     let control = Arc::new(Control::open(options, checked).await.map_err(|problems| lines(&problems))?);
     let names: Vec<String> = control.current().entries().into_iter().map(|entry| entry.id).collect();
     tracing::info!(configuration = place, names = names.join(" "), "built");

@@ -48,7 +48,7 @@ const MAP: &[(&str, &[&str])] = &[
 
 /// What only these files of `listen` may import too: those of the process and of its second port.
 const LISTEN_ALSO: &[&str] = &["control", "observe"];
-const LISTEN_ALSO_FILES: &[&str] = &["boot.rs", "mod.rs", "state.rs"];
+const LISTEN_ALSO_FILES: &[&str] = &["boot.rs", "mod.rs", "probes.rs", "state.rs", "succession.rs"];
 
 /// The same of the files of `listen/admin`: a dry run replays what was captured as the workbench does.
 const ADMIN_ALSO: &[&str] = &["control", "lab", "observe", "request"];
@@ -66,6 +66,9 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tower", &["listen", "upstream"]),
     ("tower_http", &["listen", "upstream"]),
     ("pingora_core", &["listen", "upstream"]),
+    ("rustix", &["listen"]),
+    ("listenfd", &["listen"]),
+    ("sd_notify", &["listen"]),
     ("llama_cpp_2", &["local"]),
     ("arc_swap", &["control"]),
     ("prometheus", &["observe"]),

@@ -22,6 +22,7 @@ mod gateway;
 mod gateway_process;
 mod hostile;
 mod layers;
+mod lifecycle;
 mod policies;
 #[cfg(all(test, feature = "local"))]
 mod sdk;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::receipt::{Decided, Failure, PlanKind, Reason};
@@ -119,6 +120,17 @@ impl Meter {
         let mut state = self.0.state();
         let waited = state.waits.until(now);
         state.overhead = Some((now - self.0.opened).saturating_sub(waited));
+    }
+
+    /// Whether something of this request must outlive a crash once its answer is complete.
+    pub fn is_lasting(&self) -> bool {
+        self.0.is_lasting()
+    }
+
+    /// Settles the tab now, before the answer's last bytes, and resolves when what must outlive a
+    /// crash is written. What is noted later is not on the receipt.
+    pub fn settle_lasting(self) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.settle_lasting())
     }
 
     /// What can be told about the request now.

@@ -9,10 +9,12 @@ mod attempt;
 mod audited;
 mod body;
 mod captured;
+mod journal;
 mod keys;
 mod meter;
 mod offer;
 mod pacer;
+mod pacers;
 mod price;
 mod receipt;
 mod story;
@@ -22,6 +24,8 @@ mod traced;
 #[cfg(test)]
 mod tests;
 
+use futures::future::BoxFuture;
+
 pub use attempt::Attempt;
 pub use audited::{AuditReceipt, AuditTab, Drawn};
 pub use body::Awaited;
@@ -29,7 +33,8 @@ pub use captured::{Captured, Said};
 pub use keys::Keys;
 pub use meter::Meter;
 pub use offer::Offer;
-pub use pacer::{Pace, Paced, Pacers};
+pub use pacer::Pace;
+pub use pacers::{Paced, Pacers};
 pub use price::{Price, Prices};
 pub use receipt::{AttemptOutcome, AttemptReceipt, Decided, Failure, Outcome, PlanKind, Reason, Receipt};
 pub use story::Story;
@@ -44,6 +49,18 @@ pub trait Record: Send + Sync + std::fmt::Debug {
 
     /// The same, of audits; who counts none need not know.
     fn audited(&self, _: &AuditReceipt) {}
+
+    /// The same, of a request whose answer is complete but for its last bytes, which wait for what
+    /// comes back: it resolves when what must outlive a crash is written. `None`: nothing must.
+    fn record_lasting(&self, receipt: Receipt) -> Option<BoxFuture<'static, ()>> {
+        self.record(receipt);
+        None
+    }
+
+    /// Whether there is anything that must.
+    fn is_lasting(&self) -> bool {
+        false
+    }
 
     /// Whether the texts of the request that is being parsed are kept for its receipt.
     fn captures(&self) -> bool {

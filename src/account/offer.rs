@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::attempt::{Ending, Leg};
-use super::pacer::{Pacer, Pacers};
+use super::pacers::{Pacer, Pacers};
 use super::tab::Tab;
 use crate::confidence::gap::Pacing;
 use crate::request::{ModelId, TenantId, Usage};
@@ -26,8 +28,13 @@ impl Budget {
         for leg in legs.iter().filter(|leg| !leg.model.is_local() && matches!(leg.ending, Ending::Complete)) {
             self.pacers.saw_output(&leg.model, leg.usage(0).0.completion_tokens);
         }
-        let spent = cost_usd.unwrap_or(self.reserved_usd);
-        self.pacer.pace().settle(self.reserved_usd, spent, self.pacers.now());
+        self.pacers.settle(&self.pacer, self.reserved_usd, cost_usd.unwrap_or(self.reserved_usd));
+    }
+
+    /// Waits until a crash would forget nothing of what was spent.
+    pub(super) fn covered(&self) -> BoxFuture<'static, ()> {
+        let (pacers, pacer) = (Arc::clone(&self.pacers), Arc::clone(&self.pacer));
+        Box::pin(async move { pacers.covered(&pacer).await })
     }
 }
 
@@ -71,11 +78,13 @@ impl Offer {
         self.pacer.pace().weigh(gap, self.cost_usd);
     }
 
-    /// Takes the offer: its expected cost is reserved from now on.
-    pub fn take(self) {
-        self.pacer.pace().reserve(self.cost_usd, self.pacers.now());
+    /// Takes the offer: its expected cost is reserved from now on, and counts as spent after a crash.
+    /// Dropping the future takes nothing back.
+    pub async fn take(self) {
+        self.pacers.reserve(&self.pacer, self.cost_usd);
         if let Some(budget) = &mut self.tab.state().budget {
             budget.reserved_usd += self.cost_usd;
         }
+        self.pacers.covered(&self.pacer).await;
     }
 }

@@ -3,31 +3,19 @@
 //! The dual price λ of a budget per time (primal–dual pacing: Balseiro & Gur, "Learning in repeated
 //! auctions with budgets", 2019): λ ← max(0, λ + η(spent − target)), the target growing with the
 //! clock. Kept as the dollars spent ahead of the target, so that λ follows at once and the account
-//! stays exact whatever η is. Promises: idle time is credited up to a bound; a reload changes rates
-//! and forgets no spending; the number of budgets is bounded. [`Pace`] is pure arithmetic; [`Pacers`]
-//! has the clock and the locks. Asked by the Meter, read by `observe`.
+//! stays exact whatever η is. Promises: idle time is credited up to a bound; another rate forgets no
+//! spending. Pure arithmetic; [`super::Pacers`] has the clock and the locks.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-use tokio::time::Instant;
-
-use crate::confidence::gap::{Pacing, Per};
-use crate::request::{ModelId, TenantId};
 
 /// How many seconds of the rate, spent ahead of the target, make an escalation of usual worth break even.
 const WINDOW: f64 = 900.0;
 /// After so many values a mean forgets the oldest ones.
 const REMEMBERED: f64 = 200.0;
-/// The tokens of an answer of which nothing is known.
-const USUAL_OUTPUT: f64 = 256.0;
-/// How many budgets there may be; beyond, tenants share one.
-const MOST_PACERS: usize = 1024;
-/// Who pays where all pay together.
-const ALL: &str = "all";
-/// Who pays where there are too many to tell.
-const OTHER: &str = "other";
+/// How many seconds of the rate are written down as spent before they are.
+const LEASE: f64 = 60.0;
+/// How many of the dearest spendings fit into a lease.
+const LEASE_SPENDINGS: f64 = 8.0;
 
 /// One budget over time. Seconds count from any fixed moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,15 +28,28 @@ pub struct Pace {
     /// Dollars spent ahead of the target; below 0: saved.
     ahead: f64,
     spent: f64,
+    told: f64,
+    /// Dollars that requests in flight are expected to cost.
+    reserved: f64,
     /// What escalations are usually worth per dollar.
     worth: Mean,
+    dearest: f64,
+    /// What would count as spent after a crash.
+    bound: f64,
 }
 
 impl Pace {
     /// Nothing spent yet, at this moment. Idle time saves up to `credit` of the rate.
     pub fn new(usd_per_hour: f64, credit: Duration, now: f64) -> Pace {
         let (usd_per_second, credit) = (usd_per_hour / 3600.0, credit.as_secs_f64());
-        Pace { usd_per_second, credit, at: now, ahead: 0.0, spent: 0.0, worth: Mean::default() }
+        let (worth, ahead, spent, reserved) = (Mean::default(), 0.0, 0.0, 0.0);
+        let (told, dearest, bound) = (0.0, 0.0, 0.0);
+        Pace { usd_per_second, credit, at: now, ahead, spent, told, reserved, worth, dearest, bound }
+    }
+
+    /// The same with what was spent before, and how far ahead of the target that was at this moment.
+    pub(super) fn after(self, spent: f64, ahead: f64, worth: Mean) -> Pace {
+        Pace { spent, ahead, worth, bound: spent, ..self }
     }
 
     /// From now on another rate; what was spent stays spent.
@@ -73,13 +74,17 @@ impl Pace {
     pub(super) fn reserve(&mut self, usd: f64, now: f64) {
         self.pass(now);
         self.ahead += usd;
+        self.reserved += usd;
+        self.dearest = self.dearest.max(usd);
     }
 
     /// Puts what was spent in the place of what was reserved.
     pub(super) fn settle(&mut self, reserved: f64, usd: f64, now: f64) {
         self.pass(now);
         self.ahead += usd - reserved;
+        self.reserved = (self.reserved - reserved).max(0.0);
         self.spent += usd;
+        self.dearest = self.dearest.max(usd);
     }
 
     /// Notes that an escalation was on offer that would have been worth `gap` at this cost.
@@ -97,121 +102,73 @@ impl Pace {
         self.worth.value.unwrap_or(0.0) * windows
     }
 
-    /// All dollars spent; what is only reserved does not count, so that it never falls.
+    /// All dollars spent.
     pub fn spent_usd(&self) -> f64 {
         self.spent
+    }
+
+    /// The most that was ever told as spent: a process before this one may have counted too much.
+    pub(super) fn told_usd(&mut self) -> f64 {
+        self.told = self.told.max(self.spent);
+        self.told
+    }
+
+    /// Dollars spent, those of requests in flight as expected.
+    pub(super) fn committed(&self) -> f64 {
+        self.spent + self.reserved
+    }
+
+    /// Dollars spent ahead of the target, as of the moment they are counted from.
+    pub(super) fn ahead(&self) -> (f64, f64) {
+        (self.ahead, self.at)
+    }
+
+    pub(super) fn worth(&self) -> Mean {
+        self.worth
+    }
+
+    /// What should count as spent after a crash, so that spending goes on for a while meanwhile.
+    pub(super) fn leased(&self) -> f64 {
+        self.committed() + self.lease()
+    }
+
+    fn lease(&self) -> f64 {
+        (LEASE * self.usd_per_second).max(LEASE_SPENDINGS * self.dearest)
+    }
+
+    /// What counts as spent after a crash now.
+    pub(super) fn bound(&self) -> f64 {
+        self.bound
+    }
+
+    /// So much counts as spent after a crash from now on.
+    pub(super) fn set_bound(&mut self, usd: f64) {
+        self.bound = usd;
+    }
+
+    /// Whether a crash would forget nothing.
+    pub(super) fn is_covered(&self) -> bool {
+        self.committed() <= self.bound
+    }
+
+    /// Whether the lease is half used up.
+    pub(super) fn is_low(&self) -> bool {
+        self.committed() + self.lease() / 2.0 > self.bound
     }
 }
 
 /// A mean that forgets.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Mean {
-    count: f64,
-    value: Option<f64>,
+pub(super) struct Mean {
+    pub(super) count: f64,
+    pub(super) value: Option<f64>,
 }
 
 impl Mean {
-    fn add(&mut self, value: f64) {
+    pub(super) fn add(&mut self, value: f64) {
         self.count = (self.count + 1.0).min(REMEMBERED);
         let mean = self.value.unwrap_or(value);
         self.value = Some(mean + (value - mean) / self.count);
-    }
-}
-
-/// One budget that requests share.
-#[derive(Debug)]
-pub(super) struct Pacer(Mutex<Pace>);
-
-impl Pacer {
-    pub(super) fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Every budget of the process, and how long upstreams' answers are.
-#[derive(Debug)]
-pub struct Pacers {
-    opened: Instant,
-    table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    /// By policy and payer.
-    pacers: BTreeMap<(Arc<str>, Arc<str>), Arc<Pacer>>,
-    outputs: HashMap<ModelId, Mean>,
-}
-
-/// How a budget stands.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Paced {
-    /// The policy whose budget it is.
-    pub policy: Arc<str>,
-    /// Who pays: a tenant, `all`, or `other` beyond 1024 of them.
-    pub tenant: Arc<str>,
-    /// What a dollar must be worth.
-    pub lambda: f64,
-    /// Dollars spent since the start by requests that are over.
-    pub spent_usd: f64,
-    /// Dollars that idle time has saved up; below 0: spent ahead of the rate.
-    pub left_usd: f64,
-}
-
-impl Default for Pacers {
-    fn default() -> Self {
-        Pacers { opened: Instant::now(), table: Mutex::default() }
-    }
-}
-
-impl Pacers {
-    /// Seconds since the start.
-    pub(super) fn now(&self) -> f64 {
-        self.opened.elapsed().as_secs_f64()
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The budget that this tenant's request is paid from, at the rate that is wanted now.
-    pub(super) fn of(&self, pacing: &Pacing, tenant: &TenantId) -> Arc<Pacer> {
-        let now = self.now();
-        let payer = match pacing.per {
-            Per::Tenant => tenant.as_str(),
-            Per::All => ALL,
-        };
-        let mut table = self.table();
-        let mut key = (Arc::clone(&pacing.policy), Arc::from(payer));
-        if table.pacers.len() >= MOST_PACERS && !table.pacers.contains_key(&key) {
-            key.1 = Arc::from(OTHER);
-        }
-        let new = || Arc::new(Pacer(Mutex::new(Pace::new(pacing.usd_per_hour, pacing.credit, now))));
-        let pacer = Arc::clone(table.pacers.entry(key).or_insert_with(new));
-        drop(table);
-        pacer.pace().set_rate(pacing.usd_per_hour, pacing.credit, now);
-        pacer
-    }
-
-    /// How many tokens this model's answers have on average.
-    pub(super) fn usual_output(&self, model: &ModelId) -> f64 {
-        self.table().outputs.get(model).and_then(|mean| mean.value).unwrap_or(USUAL_OUTPUT)
-    }
-
-    /// Notes how long an answer was.
-    pub(super) fn saw_output(&self, model: &ModelId, tokens: u64) {
-        self.table().outputs.entry(model.clone()).or_default().add(tokens as f64);
-    }
-
-    /// How every budget stands now.
-    pub fn stand(&self) -> Vec<Paced> {
-        let now = self.now();
-        let pacers: Vec<_> = self.table().pacers.iter().map(|(key, pacer)| (key.clone(), Arc::clone(pacer))).collect();
-        let stand = |((policy, tenant), pacer): ((Arc<str>, Arc<str>), Arc<Pacer>)| {
-            let mut pace = pacer.pace();
-            let lambda = pace.lambda(now);
-            Paced { policy, tenant, lambda, spent_usd: pace.spent_usd(), left_usd: -pace.ahead }
-        };
-        pacers.into_iter().map(stand).collect()
     }
 }
 
@@ -249,7 +206,7 @@ mod tests {
         let mut pace = Pace::new(1.0, HOUR, 5.0);
         pace.reserve(0.5, 5.0);
         pace.settle(0.5, 0.0, 1.0);
-        assert_eq!(pace, Pace::new(1.0, HOUR, 5.0));
+        assert_eq!(pace, Pace { dearest: 0.5, ..Pace::new(1.0, HOUR, 5.0) });
     }
 
     #[test]
@@ -257,9 +214,9 @@ mod tests {
         let mut pace = Pace::new(4.0, HOUR, 0.0);
         pace.weigh(1.0, 1.0);
         pace.reserve(1.0, 0.0);
-        assert_eq!((pace.lambda(0.0), pace.spent_usd()), (1.0, 0.0));
+        assert_eq!((pace.lambda(0.0), pace.spent_usd(), pace.committed()), (1.0, 0.0, 1.0));
         pace.settle(1.0, 0.25, 0.0);
-        assert_eq!((pace.lambda(0.0), pace.spent_usd()), (0.25, 0.25));
+        assert_eq!((pace.lambda(0.0), pace.spent_usd(), pace.committed()), (0.25, 0.25, 0.25));
     }
 
     /// Each second ten requests whose escalation costs a cent and is worth 0 … 1, evenly: at a budget
@@ -284,51 +241,23 @@ mod tests {
         assert!((0.76..0.82).contains(&least), "{bought} bought, worth {least} and more");
     }
 
-    fn pacing(usd_per_hour: f64, per: Per) -> Pacing {
-        Pacing { policy: "p".into(), usd_per_hour, per, credit: HOUR }
+    #[test]
+    fn a_lease_is_a_minute_of_the_rate_or_several_of_the_dearest_spendings() {
+        let mut pace = Pace::new(6.0, HOUR, 0.0);
+        assert!((pace.leased() - 0.1).abs() < 1e-12 && pace.is_covered() && pace.is_low());
+        pace.set_bound(pace.leased());
+        pace.spend(0.04, 0.0);
+        assert!(!pace.is_low() || pace.leased() > 0.3, "the lease grows with what is spent at once");
+        assert!((pace.leased() - 0.36).abs() < 1e-12 && pace.is_covered());
+        pace.spend(0.07, 0.0);
+        assert!(!pace.is_covered() && pace.is_low());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn tenants_have_budgets_of_their_own_or_one_in_all() {
-        let pacers = Pacers::default();
-        let [a, b] = ["a", "b"].map(TenantId::new);
-        pacers.of(&pacing(1.0, Per::Tenant), &a).pace().spend(0.5, 0.0);
-        pacers.of(&pacing(1.0, Per::Tenant), &b).pace().spend(0.25, 0.0);
-        for tenant in [&a, &b] {
-            pacers.of(&pacing(1.0, Per::All), tenant).pace().spend(1.0, 0.0);
-        }
-        let spent: Vec<_> = pacers.stand().iter().map(|one| (one.tenant.to_string(), one.spent_usd)).collect();
-        assert_eq!(spent, [("a".to_owned(), 0.5), ("all".to_owned(), 2.0), ("b".to_owned(), 0.25)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn another_rate_forgets_no_spending() {
-        let pacers = Pacers::default();
-        let tenant = TenantId::anonymous();
-        let pacer = pacers.of(&pacing(4.0, Per::All), &tenant);
-        pacer.pace().weigh(1.0, 1.0);
-        pacer.pace().spend(1.0, 0.0);
-        let again = pacers.of(&pacing(8.0, Per::All), &tenant);
-        assert!(Arc::ptr_eq(&pacer, &again));
-        assert!((pacers.stand()[0].lambda - 0.5).abs() < 1e-9, "the same dollar is half a window of it");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn too_many_tenants_share_a_budget() {
-        let pacers = Pacers::default();
-        for number in 0..MOST_PACERS + 10 {
-            pacers.of(&pacing(1.0, Per::Tenant), &TenantId::new(format!("t{number}"))).pace().spend(1.0, 0.0);
-        }
-        let stand = pacers.stand();
-        assert_eq!(stand.len(), MOST_PACERS + 1);
-        assert_eq!(stand.iter().find(|one| &*one.tenant == OTHER).map(|one| one.spent_usd), Some(10.0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn how_long_answers_are_is_learned() {
-        let (pacers, model) = (Pacers::default(), ModelId::new("up/m"));
-        assert_eq!(pacers.usual_output(&model), USUAL_OUTPUT);
-        [10, 20, 30].into_iter().for_each(|tokens| pacers.saw_output(&model, tokens));
-        assert_eq!(pacers.usual_output(&model), 20.0);
+    #[test]
+    fn a_restored_budget_pays_back_by_the_clock_what_was_spent_ahead() {
+        let worth = Mean { count: 1.0, value: Some(1.0) };
+        let mut pace = Pace::new(1.0, HOUR, -1800.0).after(5.0, 1.0, worth);
+        assert!((pace.lambda(0.0) - 2.0).abs() < 1e-9, "half of it");
+        assert_eq!(pace.spent_usd(), 5.0);
     }
 }

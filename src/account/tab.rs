@@ -52,6 +52,8 @@ pub(super) struct State {
     /// The budget that all of it is paid from, where there is one.
     pub(super) budget: Option<Budget>,
     pub(super) tracing: Tracing,
+    /// Whether the receipt is made already.
+    settled: bool,
 }
 
 /// What the bytes of an answer that are passed on hold.
@@ -145,6 +147,7 @@ impl Tab {
             pinned: false,
             budget: None,
             tracing: Tracing::default(),
+            settled: false,
         };
         Tab { record, prices, opened: now, state: Mutex::new(state) }
     }
@@ -157,7 +160,36 @@ impl Tab {
 impl Drop for Tab {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.record.record(state.settle(self.opened, Instant::now()));
+        if !state.settled {
+            self.record.record(state.settle(self.opened, Instant::now()));
+        }
+    }
+}
+
+impl Tab {
+    /// Whether something of this request must outlive a crash once its answer is complete.
+    pub(super) fn is_lasting(&self) -> bool {
+        let state = self.state();
+        let told = state.captured.is_some() || state.feedback.is_some();
+        state.budget.is_some() || told && self.record.is_lasting()
+    }
+
+    /// Settles now, with what is known; resolves when what must outlive a crash is written.
+    pub(super) fn settle_lasting(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut state = self.state();
+        let mut covered = None;
+        let mut receipt = None;
+        if !std::mem::replace(&mut state.settled, true) {
+            covered = state.budget.as_ref().map(Budget::covered);
+            receipt = Some(state.settle(self.opened, Instant::now()));
+        }
+        drop(state);
+        let written = receipt.and_then(|receipt| self.record.record_lasting(receipt));
+        async move {
+            for waiting in [covered, written].into_iter().flatten() {
+                waiting.await;
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +32,8 @@ pub(super) struct Audits {
     known: Mutex<Known>,
     /// One file at a time, so that an older state never replaces a newer one.
     writing: Mutex<()>,
+    /// Whether another process writes the files now.
+    released: AtomicBool,
 }
 
 /// What was read or made since the process began.
@@ -59,7 +62,13 @@ impl Audits {
     /// Ledgers that are kept in this state folder; audits run in `tasks`.
     pub(super) fn open(state: Option<&Path>, tasks: TaskTracker) -> Arc<Audits> {
         let folder = state.map(|state| state.join("audits"));
-        Arc::new(Audits { folder, tasks, known: Mutex::default(), writing: Mutex::default() })
+        Arc::new(Audits {
+            folder,
+            tasks,
+            known: Mutex::default(),
+            writing: Mutex::default(),
+            released: AtomicBool::new(false),
+        })
     }
 
     /// Who audits; one for the life of the process.
@@ -225,8 +234,29 @@ impl Audits {
         known.iter().for_each(|ledger| self.store(ledger));
     }
 
+    /// Writes every ledger, and none from now on: another process does. What it reads as being graded it
+    /// counts as skipped.
+    pub(super) fn release(&self) {
+        let known = self.known().ledgers.clone();
+        known.iter().for_each(|ledger| self.store(ledger));
+        self.released.store(true, Ordering::Release);
+    }
+
+    /// Writes ledgers again.
+    pub(super) fn resume(&self) {
+        self.released.store(false, Ordering::Release);
+    }
+
+    /// Has ledgers read from their files again when they are bound next.
+    pub(super) fn forget(&self) {
+        *self.known() = Known::default();
+    }
+
     fn write(&self, folder: &Path, ledger: &Ledger) -> Result<(), String> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.released.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let text = ledger.render()?;
         let file = folder.join(ledger.subject().file_name());
         let new = file.with_extension("new");

@@ -14,18 +14,26 @@ use super::check::{Checked, CheckedUpstream, DISCOVERY_TIMEOUT};
 use super::snapshot::{Routes, Snapshot};
 use crate::backend::Backend;
 use crate::error::Problem;
-use crate::execute::Backends;
+use crate::execute::{Backends, Lasting};
 use crate::local::{Host, LoadError};
 use crate::policy::{Names, Policy};
 use crate::request::ModelId;
 use crate::upstream::Upstream;
+
+/// What is the same from generation to generation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) stand_ins: &'a BTreeMap<ModelId, Arc<dyn Backend>>,
+    pub(super) audits: &'a Arc<Audits>,
+    pub(super) lasting: &'a Arc<Lasting>,
+}
 
 /// Builds a generation; nothing of it is used when any part fails.
 pub(super) async fn build(
     mut checked: Checked,
     previous: Option<&Snapshot>,
     generation: u64,
-    (stand_ins, audits): (&BTreeMap<ModelId, Arc<dyn Backend>>, &Arc<Audits>),
+    Given { stand_ins, audits, lasting }: Given<'_>,
 ) -> Result<Snapshot, Vec<Problem>> {
     let upstreams = open_upstreams(&checked, previous)?;
     for one in &mut checked.upstreams {
@@ -41,7 +49,7 @@ pub(super) async fn build(
     let mut backends = wire_backends(&checked, &host, &upstreams);
     backends.models.extend(stand_ins.clone());
     backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());
-    backends.lasting = previous.map(|snapshot| Arc::clone(&snapshot.backends.lasting)).unwrap_or_default();
+    backends.lasting = Arc::clone(lasting);
     let names = checked.names();
     let policy_files = checked.virtuals.iter().map(|one| (one.name.clone(), one.file.clone())).collect();
     let mut virtuals: HashMap<String, Arc<Policy>> =

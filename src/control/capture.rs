@@ -26,11 +26,13 @@ pub struct Capture {
     pub text: bool,
     /// The share of requests that is captured, above 0.
     pub share: f64,
+    /// Whether an answer's last bytes wait until its line is written.
+    pub acknowledged: bool,
 }
 
 /// Checks the table; every problem is told.
 pub(super) fn check(raw: &Placed<RawCapture>, folder: &Path) -> Result<Capture, Vec<String>> {
-    let RawCapture { file, max_bytes, keep, redact, text, share } = &raw.value;
+    let RawCapture { file, max_bytes, keep, redact, text, share, acknowledged } = &raw.value;
     let mut problems = Vec::new();
     let file = folder.join(file);
     let home = file.parent().filter(|home| !home.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -56,5 +58,6 @@ pub(super) fn check(raw: &Placed<RawCapture>, folder: &Path) -> Result<Capture, 
         return Err(problems);
     }
     let text = text.unwrap_or(true);
-    Ok(Capture { file, max_bytes, keep, redact_secrets: !redact.is_empty(), text, share })
+    let acknowledged = acknowledged.unwrap_or(true);
+    Ok(Capture { file, max_bytes, keep, redact_secrets: !redact.is_empty(), text, share, acknowledged })
 }

@@ -34,6 +34,11 @@ impl Fixed {
         }
     }
 
+    /// The state folder.
+    pub(super) fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
+    }
+
     /// Puts the running values into a later configuration, with a warning for each that it changes.
     pub(super) fn keep(&self, later: &mut Checked) {
         let Checked { listen, admin, workers, engine_threads, state, capture, telemetry, warnings, .. } = later;

@@ -23,6 +23,8 @@ pub enum Cause {
     Signal,
     /// A file has changed.
     Files,
+    /// The process that served before has gone, and left what outlives it.
+    HandOver,
     /// Somebody asked for it at the admin port.
     Admin {
         /// Who.
@@ -44,6 +46,7 @@ impl Cause {
             Cause::Start => "start",
             Cause::Signal => "signal",
             Cause::Files => "files",
+            Cause::HandOver => "handover",
             Cause::Admin { .. } => "admin",
             Cause::RollBack { .. } => "rollback",
         }
@@ -53,7 +56,7 @@ impl Cause {
     pub fn who(&self) -> &str {
         match self {
             Cause::Admin { who } | Cause::RollBack { who, .. } => who,
-            Cause::Start | Cause::Signal | Cause::Files => self.name(),
+            Cause::Start | Cause::Signal | Cause::Files | Cause::HandOver => self.name(),
         }
     }
 }

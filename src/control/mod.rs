@@ -28,6 +28,7 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -37,9 +38,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
 use crate::error::Problem;
+use crate::execute::Lasting;
 use crate::policy::Redactor;
 use crate::request::ModelId;
 use audits::Audits;
+use build::Given;
 pub use calibrations::{Parsed, read_policy};
 pub use capture::Capture;
 pub use catalogue::{cache, file_hash};
@@ -82,6 +85,9 @@ pub struct Options {
     /// Backends that answer in the place of local models, whose files are not loaded then: for
     /// programs that bring their own, and for tests.
     pub stand_ins: BTreeMap<ModelId, Arc<dyn Backend>>,
+    /// Whether another process serves now with the same state folder, which is not this one's before
+    /// [`Control::take_over`].
+    pub beside: bool,
 }
 
 /// Environment variables: the process's own, or fixed ones for tests.
@@ -122,6 +128,9 @@ pub struct Control {
     options: Options,
     fixed: Fixed,
     audits: Arc<Audits>,
+    lasting: Arc<Lasting>,
+    /// Whether what outlives the process is this one's to write.
+    owns_state: AtomicBool,
     current: ArcSwap<Snapshot>,
     history: Mutex<History>,
     trail: Trail,
@@ -156,14 +165,19 @@ impl Control {
         let trail = Trail::open(checked.state.as_deref());
         let sources = Arc::new(std::mem::take(&mut checked.sources));
         let warnings = std::mem::take(&mut checked.warnings);
-        let snapshot = build::build(checked, None, 1, (&options.stand_ins, &audits)).await?;
+        let lasting = Arc::new(Lasting::default());
+        if !options.beside {
+            keep_budgets(&checked, &lasting)?;
+        }
+        let given = Given { stand_ins: &options.stand_ins, audits: &audits, lasting: &lasting };
+        let snapshot = build::build(checked, None, 1, given).await?;
         let mut history = History::default();
         let (began, built, before) = (SystemTime::now(), SystemTime::now(), Arc::clone(&sources));
         let cause = Cause::Start;
         history.ran(Generation { number: 1, built, cause, warnings, sources: Arc::clone(&sources), before });
         let (current, history, disk) = (ArcSwap::from_pointee(snapshot), Mutex::new(history), Sender::new(sources));
-        let reloading = tokio::sync::Mutex::new(());
-        Ok(Control { options, fixed, audits, current, history, trail, disk, reloading, began })
+        let (owns_state, reloading) = (AtomicBool::new(!options.beside), tokio::sync::Mutex::new(()));
+        Ok(Control { options, fixed, audits, lasting, owns_state, current, history, trail, disk, reloading, began })
     }
 
     /// The generation that runs now.
@@ -233,9 +247,41 @@ impl Control {
     }
 
     /// Waits for the audits under way, at most so long, and writes down how every audited slice
-    /// stands. For the end of the process: no request may be answered any more.
+    /// stands and what was spent of every budget. For the end of the process: no request may be
+    /// answered any more. After a hand-over nothing is written.
     pub async fn close(&self, limit: Duration) {
         self.audits.close(limit).await;
+        self.lasting.pacers.close();
+    }
+
+    /// Writes what outlives the process, and nothing more from now on: another process does, until
+    /// [`Control::resume`]. Answers in flight are accounted all the same.
+    pub fn hand_over(&self) {
+        self.owns_state.store(false, Ordering::Release);
+        self.audits.release();
+        self.lasting.pacers.release();
+    }
+
+    /// Goes on after a hand-over that did not come about.
+    pub fn resume(&self) {
+        self.owns_state.store(true, Ordering::Release);
+        self.audits.resume();
+        if let Some(state) = self.fixed.state().filter(|_| self.lasting.pacers.is_released())
+            && let Err(error) = self.lasting.pacers.keep(state)
+        {
+            tracing::error!(error, "budgets are kept no more");
+        }
+    }
+
+    /// Reads again what outlives a process, once the process that served has written it, and writes it
+    /// from now on; as a reload, a new generation.
+    ///
+    /// # Errors
+    /// Every problem of what is to run.
+    pub async fn take_over(&self) -> Result<Reloaded, Vec<Problem>> {
+        self.owns_state.store(true, Ordering::Release);
+        self.audits.forget();
+        self.reload(Cause::HandOver).await
     }
 
     /// Reads everything again. On any problem the running generation stays, whole, and the
@@ -310,7 +356,8 @@ impl Control {
         self.fixed.keep(&mut checked);
         let running = self.current();
         let before = self.history().sources();
-        if checked.sources == *before && running.stopped().is_empty() && !checked.asks_upstreams() {
+        let is_same = checked.sources == *before && *cause != Cause::HandOver;
+        if is_same && running.stopped().is_empty() && !checked.asks_upstreams() {
             let (generation, changed) = (running.generation(), Vec::new());
             return Ok(Reloaded { generation, is_new: false, changed, warnings: checked.warnings });
         }
@@ -320,7 +367,10 @@ impl Control {
         tell(&checked);
         let sources = Arc::new(std::mem::take(&mut checked.sources));
         let warnings = checked.warnings.clone();
-        let given = (&self.options.stand_ins, &self.audits);
+        if self.owns_state.load(Ordering::Acquire) {
+            keep_budgets(&checked, &self.lasting)?;
+        }
+        let given = Given { stand_ins: &self.options.stand_ins, audits: &self.audits, lasting: &self.lasting };
         let snapshot = build::build(checked, Some(&running), running.generation() + 1, given).await?;
         let number = snapshot.generation();
         self.current.store(Arc::new(snapshot));
@@ -358,6 +408,21 @@ impl Control {
         self.history().refused(Refusal { when: SystemTime::now(), cause, problems: problems.clone() });
         problems
     }
+}
+
+/// Where a policy has a budget, what was spent of it outlives the process.
+fn keep_budgets(checked: &Checked, lasting: &Lasting) -> Result<(), Vec<Problem>> {
+    if checked.virtuals.iter().all(|one| one.policy.budgets().next().is_none()) {
+        return Ok(());
+    }
+    let Some(state) = &checked.state else {
+        tracing::warn!(
+            "budgets are not kept over a restart: there is no state folder; name one with state = \"FOLDER\""
+        );
+        return Ok(());
+    };
+    let problem = |message| vec![Problem { place: checked.place.clone(), message }];
+    lasting.pacers.keep(state).map_err(problem)
 }
 
 fn tell(checked: &Checked) {

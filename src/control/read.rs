@@ -145,6 +145,7 @@ pub(super) struct RawCapture {
     pub(super) redact: Option<Vec<String>>,
     pub(super) text: Option<bool>,
     pub(super) share: Option<f64>,
+    pub(super) acknowledged: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

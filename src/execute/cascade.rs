@@ -326,8 +326,10 @@ async fn judge(watch: Option<Watch<'_>>, begun: Begun, asking: &Asking<'_>, stag
                 if let Some(Standing::Certified(grant)) = &watch.ruling.standing {
                     audit::refused(grant);
                 }
-                watch.offer.take().into_iter().for_each(Offer::take);
                 held.begun.attempt.discarded(reason);
+                if let Some(offer) = watch.offer.take() {
+                    offer.take().await;
+                }
                 return Ok(Judged::Refused(held));
             }
         }

@@ -4,11 +4,15 @@
 //! Built once, cloned for each connection.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::api::{self, Body};
 use crate::error::{Error, Kind, Origin, Retry};
@@ -22,6 +26,10 @@ const IN_FLIGHT: usize = 16_384;
 pub struct Front {
     gateway: Arc<Gateway>,
     in_flight: Arc<Semaphore>,
+    /// Every request that is not over: its answer may have begun.
+    requests: TaskTracker,
+    /// Whether the process drains.
+    leaving: Arc<AtomicBool>,
 }
 
 impl Front {
@@ -32,7 +40,34 @@ impl Front {
 
     /// A front that sheds beyond so many requests at once.
     pub(super) fn of(gateway: Arc<Gateway>, in_flight: usize) -> Self {
-        Front { gateway, in_flight: Arc::new(Semaphore::new(in_flight)) }
+        let in_flight = Arc::new(Semaphore::new(in_flight));
+        Front { gateway, in_flight, requests: TaskTracker::new(), leaving: Arc::default() }
+    }
+
+    /// Counts a request until the token is dropped.
+    pub(super) fn count(&self) -> TaskTrackerToken {
+        self.requests.token()
+    }
+
+    /// How many requests are not over.
+    pub(super) fn unfinished(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// From now on HTTP/1.1 answers ask for their connections to be closed, so that clients come to
+    /// no connection that is closed in the same moment.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Ends every answer that is not complete; see [`Gateway::end`].
+    pub(super) fn end(&self) {
+        self.gateway.end();
+    }
+
+    /// Resolves when they are ended.
+    pub(super) async fn ended(&self) {
+        self.gateway.ended().await;
     }
 
     /// Answers a request. Dropping the future, or later the answer's body, cancels the work.
@@ -41,10 +76,16 @@ impl Front {
         B: http_body::Body<Data = Bytes> + Send + Unpin,
         B::Error: std::fmt::Display,
     {
-        match self.in_flight.try_acquire() {
+        let version = request.version();
+        let mut response = match self.in_flight.try_acquire() {
             Ok(_permit) => self.gateway.handle(request).await,
             Err(_) => shed(request.headers().get(REQUEST_ID)),
+        };
+        // h2 says it in a frame of its own.
+        if version < Version::HTTP_2 && self.leaving.load(Ordering::Acquire) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        response
     }
 }
 

@@ -1,23 +1,29 @@
-//! Sockets in: two ports, connections, signals, graceful drain.
+//! Sockets in: two ports, connections, the life of the process.
 //!
-//! pingora's `Server` owns threads, signals and the order of start and stop; the ports accept
-//! (`port`); hyper speaks HTTP/1.1 and h2 on what they accept; `front` sheds what is too much for
-//! the gateway. SIGTERM and SIGINT drain: readiness fails, the data port accepts nothing more,
-//! answers in flight finish up to a limit. SIGHUP reloads. Called by `main`; tests drive
-//! [`connection`] from a listener of their own.
+//! pingora's `Server` owns threads and the order of start and stop; `sockets` says where the ports'
+//! sockets come from, the ports accept (`port`); hyper speaks HTTP/1.1 and h2 on what they accept;
+//! `front` sheds what is too much for the gateway; `boot` starts, reloads, drains, and hands the
+//! sockets over to the next process (`handover`). Called by `main`; tests drive [`connection`] from
+//! a listener of their own.
 
 mod admin;
 mod boot;
 mod front;
+mod handover;
 mod idle;
 mod port;
+mod probes;
+mod sockets;
 mod state;
+mod succession;
+mod supervisor;
 
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -28,7 +34,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use pingora_core::server::configuration::ServerConf;
-use pingora_core::server::{RunArgs, Server, ShutdownWatch};
+use pingora_core::server::{RunArgs, Server};
 use pingora_core::services::background::background_service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -36,14 +42,15 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 pub use admin::AdminPort;
-use boot::{AUDITS, BootService, StopSignal};
+use boot::{AUDITS, BootService, LAST_WORDS, Limits, StopSignal};
 pub use front::Front;
 use idle::Traffic;
-use port::{MOST_CONNECTIONS, Port, Serve, bind};
+use port::{MOST_CONNECTIONS, Port, Serve};
+use sockets::Sockets;
 pub use state::Running;
 use state::State;
 
-/// Where to listen, and with how many threads.
+/// Where to listen, with how many threads, and how to end.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The data port, `HOST:PORT`.
@@ -52,13 +59,19 @@ pub struct Config {
     pub admin: String,
     /// Threads of the data port.
     pub workers: usize,
-    /// How long answers in flight may take after a request to stop.
+    /// How long the data port accepts after a request to stop, while readiness already fails.
+    pub grace: Duration,
+    /// How long answers in flight may take once it accepts nothing more.
     pub drain: Duration,
+    /// The Unix socket over which the listening sockets go to the next process.
+    pub handover: Option<PathBuf>,
+    /// The names that systemd gives to the sockets it passes, in order.
+    pub socket_names: Option<String>,
 }
 
-/// Loads models and builds pools; runs on a runtime that lives as long as the process. Its error
-/// is what the operator reads.
-pub type Boot = BoxFuture<'static, Result<Running, String>>;
+/// Loads models and builds pools; runs on a runtime that lives as long as the process. Is told whether
+/// another process serves now, whose state may not be touched yet. Its error is what the operator reads.
+pub type Boot = Box<dyn FnOnce(bool) -> BoxFuture<'static, Result<Running, String>> + Send>;
 
 /// An operator's client must send a request's head, or its next one, within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -66,14 +79,17 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// A connection on which no request was in flight for as long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long an idle connection that is being closed waits for a request that was on its way.
+/// How long after its last request a connection that is being closed waits for one that was on its way.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
-/// Serves until a signal ends the process. Both ports are bound first: a taken one is an error
-/// that names it. The data port opens when `boot` is done, the admin port at once.
+/// How long the last files may take to be written.
+const ENDING: Duration = Duration::from_secs(60);
+
+/// Serves until a signal ends the process, or another process has taken over. The ports' sockets are
+/// found first: a taken address is an error that names it. The data port opens when `boot` is done,
+/// the admin port at once, or, where another process serves now, both when it hands them over.
 pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
-    let (data_port, listen) = bind(&config.listen)?;
-    let (admin_port, _) = bind(&config.admin)?;
+    let Sockets { data, admin, predecessor } = sockets::find(config)?;
     let state = Arc::new(State::default());
     let connections = TaskTracker::new();
     let room = || Arc::new(Semaphore::new(MOST_CONNECTIONS));
@@ -82,38 +98,48 @@ pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
 
     let boot = BootService {
         boot: Mutex::new(Some(boot)),
+        predecessor: Mutex::new(predecessor),
+        handover: config.handover.clone(),
         state: Arc::clone(&state),
-        drain: config.drain,
+        limits: Limits { grace: config.grace, drain: config.drain },
         connections: connections.clone(),
     };
     let boot = server.add_service(background_service("boot", boot));
-    let opened = Arc::clone(&state);
+    let (opened, closing) = (Arc::clone(&state), Arc::clone(&state));
     let data_port = Port {
-        name: "data",
+        name: sockets::DATA,
         threads: config.workers,
-        socket: Some(data_port),
+        source: Some(data),
         serve: serve_client(&state),
-        opened: Box::new(move || {
+        opened: Box::new(move |socket, listen| {
+            opened.keep_socket(sockets::DATA, socket);
             opened.bound();
             tracing::info!(%listen, "serving");
         }),
         connections,
         room: room(),
-        while_draining: false,
+        until: Box::new(move || {
+            let state = Arc::clone(&closing);
+            Box::pin(async move { state.closing().await })
+        }),
     };
     server.add_service(data_port).add_dependency(boot);
+    let (opened, given) = (Arc::clone(&state), Arc::clone(&state));
     server.add_service(Port {
-        name: "admin",
+        name: sockets::ADMIN,
         threads: 1,
-        socket: Some(admin_port),
+        source: Some(admin),
         serve: serve_operator(&state),
-        opened: Box::new(|| {}),
+        opened: Box::new(move |socket, _| opened.keep_socket(sockets::ADMIN, socket)),
         connections: TaskTracker::new(),
         room: room(),
-        while_draining: true,
+        until: Box::new(move || {
+            let state = Arc::clone(&given);
+            Box::pin(async move { state.handing_over().await })
+        }),
     });
 
-    server.run(RunArgs { shutdown_signal: Box::new(StopSignal) });
+    server.run(RunArgs { shutdown_signal: Box::new(StopSignal(state)) });
     Ok(ExitCode::SUCCESS)
 }
 
@@ -123,7 +149,7 @@ fn server_conf(config: &Config) -> ServerConf {
         // A thread keeps its connections: waking another one for each request costs more than it gains.
         work_stealing: false,
         // The drain watcher ends the process as soon as the last answer is out; this is only the limit.
-        grace_period_seconds: Some(config.drain.as_secs() + 1 + AUDITS.as_secs()),
+        grace_period_seconds: Some((config.drain + LAST_WORDS + AUDITS + ENDING).as_secs()),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     }
@@ -132,11 +158,11 @@ fn server_conf(config: &Config) -> ServerConf {
 /// A connection of the data port.
 fn serve_client(state: &Arc<State>) -> Serve {
     let state = Arc::clone(state);
-    Arc::new(move |stream: TcpStream, mut stop: ShutdownWatch| {
+    Arc::new(move |stream: TcpStream| {
         let state = Arc::clone(&state);
         Box::pin(async move {
             if let Some(front) = state.front() {
-                connection(stream, front, stopping(&mut stop)).await;
+                connection(stream, front, state.closing()).await;
             }
         })
     })
@@ -145,7 +171,7 @@ fn serve_client(state: &Arc<State>) -> Serve {
 /// A connection of the admin port.
 fn serve_operator(state: &Arc<State>) -> Serve {
     let state = Arc::clone(state);
-    Arc::new(move |stream: TcpStream, _stop: ShutdownWatch| {
+    Arc::new(move |stream: TcpStream| {
         let state = Arc::clone(&state);
         Box::pin(async move {
             match stream.peer_addr() {
@@ -156,23 +182,18 @@ fn serve_operator(state: &Arc<State>) -> Serve {
     })
 }
 
-/// Waits for pingora to stop; its watch also changes once without meaning it.
-async fn stopping(stop: &mut ShutdownWatch) {
-    // An error means that the sender is gone, which is a stop too.
-    let _ = stop.wait_for(|stopping| *stopping).await;
-}
-
-/// Serves one connection, HTTP/1.1 or h2, until the client closes it or asks nothing for long; after `stopped` the answer
-/// in flight is finished and the connection closed. A client that goes away drops the gateway's
-/// future or the answer's body, which cancels the work.
+/// Serves one connection, HTTP/1.1 or h2, until the client closes it or asks nothing for long. After
+/// `stopped` the answer in flight is finished and the connection closed: h2 by GOAWAY at once,
+/// HTTP/1.1 with the next answer, or when nothing was asked for a second. A client that goes away
+/// drops the gateway's future or the answer's body, which cancels the work.
 pub async fn connection<S>(stream: S, front: &Front, stopped: impl Future<Output = ()> + Send)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let traffic = Arc::new(Traffic::default());
-    let (requests, front) = (Arc::clone(&traffic), Arc::new(front.clone()));
-    let service = service_fn(move |request| {
-        let (open, front) = (requests.begin(), Arc::clone(&front));
+    let traffic = Traffic::open();
+    let (requests, shared) = (Arc::clone(&traffic), Arc::new(front.clone()));
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let (open, front) = (requests.begin(request.version(), shared.count()), Arc::clone(&shared));
         async move { Ok::<_, Infallible>(front.answer(request).await.map(|body| open.until_end_of(body))) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -181,12 +202,22 @@ where
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = stopped => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-        () = traffic.idle(IDLE_TIMEOUT) => {
+        ended = served.as_mut() => Some(ended),
+        () = stopped => None,
+        () = traffic.idle(IDLE_TIMEOUT) => None,
+    };
+    // A client that uses the connection just now must not find it closed.
+    let ended = match ended {
+        None if !traffic.is_h2() => tokio::select! {
+            ended = served.as_mut() => Some(ended),
+            () = traffic.quiet(LAST_CALL) => None,
+            () = front.ended() => None,
+        },
+        other => other,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
             served.as_mut().graceful_shutdown();
             tokio::select! { ended = served => ended, () = traffic.idle(LAST_CALL) => Ok(()) }
         }

@@ -1,14 +1,24 @@
-//! What the process is doing: starting, serving, draining. Read by the admin port's probes.
+//! What the process is doing: starting, serving, draining, closing. Read by the admin port's probes.
+//!
+//! A phase only ever gives way to a later one. Set by `boot`, awaited by the ports and connections.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Front;
 use crate::control::{Cause, Control, Reloaded};
 use crate::error::Problem;
 use crate::gateway::Gateway;
 use crate::observe::{Metrics, Names, Reload};
+
+/// The data port and the admin port.
+const PORTS: usize = 2;
 
 /// What `boot` hands over once models are warm and pools are built.
 #[derive(Debug, Clone)]
@@ -64,12 +74,30 @@ impl Running {
     }
 }
 
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// Models are loaded, or requests answered.
+    #[default]
+    Up,
+    /// New requests should go elsewhere; they are answered all the same.
+    Draining,
+    /// The data port accepts nothing more; answers in flight are finished.
+    Closing,
+}
+
 /// The process's state; set by `listen`, read by probes.
 #[derive(Debug, Default)]
 pub(super) struct State {
     running: OnceLock<(Running, Front)>,
     bound: AtomicBool,
-    draining: AtomicBool,
+    ports: Notify,
+    tasks: TaskTracker,
+    phase: watch::Sender<Phase>,
+    /// Cancelled once another process accepts on these sockets.
+    handed_over: CancellationToken,
+    /// Listening sockets by port, for the process that takes over; empty once this one closes.
+    sockets: Mutex<BTreeMap<&'static str, OwnedFd>>,
 }
 
 impl State {
@@ -88,31 +116,82 @@ impl State {
         self.running.get().map(|(_, front)| front)
     }
 
+    /// The data port is open.
     pub(super) fn bound(&self) {
         self.bound.store(true, Ordering::Release);
+        self.ports.notify_one();
     }
 
+    pub(super) fn is_bound(&self) -> bool {
+        self.bound.load(Ordering::Acquire)
+    }
+
+    /// Resolves when both ports are open.
+    pub(super) async fn open(&self) {
+        while !(self.is_bound() && self.sockets.lock().unwrap_or_else(PoisonError::into_inner).len() == PORTS) {
+            self.ports.notified().await;
+        }
+    }
+
+    /// What runs beside the requests; given up when the process ends.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Readiness fails from now on, and kept connections are asked to be closed by their next answer.
     pub(super) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.reach(Phase::Draining);
+        self.front().into_iter().for_each(Front::leave);
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.phase() >= Phase::Draining
     }
 
-    /// Why new requests should go elsewhere; `None`: they are welcome.
-    pub(super) fn unready(&self) -> Option<Cow<'static, str>> {
-        if self.is_draining() {
-            return Some("draining".into());
-        }
-        let Some(running) = self.running() else {
-            return Some("starting: models and upstreams are being prepared".into());
-        };
-        if !self.bound.load(Ordering::Acquire) {
-            return Some("starting: the data port is not open yet".into());
-        }
-        let stopped = running.control.current().stopped();
-        let told = || format!("not running: {}; a reload (SIGHUP) starts what has ended", stopped.join(", "));
-        (!stopped.is_empty()).then(|| told().into())
+    /// The data port accepts nothing more from now on.
+    pub(super) fn close(&self) {
+        self.drain();
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.reach(Phase::Closing);
+    }
+
+    /// Another process accepts from now on, on both ports.
+    pub(super) fn hand_over(&self) {
+        self.handed_over.cancel();
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    fn reach(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let later = phase > *now;
+            *now = phase.max(*now);
+            later
+        });
+    }
+
+    /// Resolves when the data port is to accept nothing more.
+    pub(super) async fn closing(&self) {
+        // The sender is our own and cannot be gone.
+        let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Closing).await;
+    }
+
+    /// Resolves when another process accepts on both ports.
+    pub(super) async fn handing_over(&self) {
+        self.handed_over.cancelled().await;
+    }
+
+    /// Keeps a port's socket for a process that takes over.
+    pub(super) fn keep_socket(&self, port: &'static str, socket: OwnedFd) {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).insert(port, socket);
+        self.ports.notify_one();
+    }
+
+    /// Copies of the listening sockets by port.
+    pub(super) fn sockets(&self) -> Vec<(&'static str, OwnedFd)> {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.iter().filter_map(|(port, socket)| Some((*port, socket.try_clone().ok()?))).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! Connections over pipes, under paused time: silent clients, idle ones, slow ones, too many.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +11,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinSet;
 use tokio::time;
 
-use super::{Front, IDLE_TIMEOUT, connection};
+use super::{Front, IDLE_TIMEOUT, Running, connection};
+use crate::account::Record;
+use crate::control::{self, Control, Options};
+use crate::gateway::Gateway;
 use crate::gateway::tests::open;
+use crate::observe::Metrics;
+
+/// What serves with an upstream where nobody listens.
+pub(super) async fn running() -> Running {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("weir.toml");
+    let upstream = "[[upstream]]\nname = \"up\"\nendpoints = [\"http://127.0.0.1:9/v1\"]\nmodels = [\"m\"]\n";
+    std::fs::write(&config, upstream).unwrap();
+    let options = Options { config: Some(config), ..Options::default() };
+    let checked = control::read(&options).unwrap();
+    let control = Arc::new(Control::open(options, checked).await.unwrap());
+    let metrics = Arc::new(Metrics::open(None).unwrap());
+    let gateway = Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&metrics) as Arc<dyn Record>));
+    Running { gateway, control, metrics }
+}
 
 /// A client's end of a connection that is served until the set is dropped.
 fn connect(front: &Front) -> (DuplexStream, JoinSet<()>) {

@@ -1,29 +1,27 @@
 //! The capture log: requests, answers, decisions and what clients said of them, line by line.
 //!
-//! Hides the writer's thread, rotation and redaction (`docs/capture.md`). Promises: it is never waited
-//! for: what the queue, bounded in lines and bytes, cannot take, or the disk will not, is dropped and counted; rendering
-//! and redaction happen on the writer's thread; files are readable by their owner only. Opened by
-//! [`super::Metrics`] where the configuration says so.
+//! Hides the writer's thread and what waits for it (`docs/capture.md`). Promises: rendering and
+//! redaction happen on the writer's thread; what waits is bounded. Where `acknowledged` is set, an
+//! answer's last bytes wait for its line; else the log is never waited for: what the queue, bounded
+//! in lines and bytes, cannot take is dropped and counted. So is what the disk will not take. Opened
+//! by [`super::Metrics`] where the configuration says so.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use prometheus::IntCounter;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 
 use super::line::Lines;
+use super::rotating::Rotating;
 use crate::account::{Captured, Receipt};
 use crate::control::Capture;
-
-/// When a request was over, and what is left of it.
-type Over = (SystemTime, Box<Receipt>);
 
 /// Receipts that may wait to be written.
 const WAITING: usize = 1024;
@@ -31,39 +29,86 @@ const WAITING: usize = 1024;
 /// Bytes of requests and answers that may wait to be written.
 const WAITING_BYTES: usize = 64 << 20;
 
+/// How long the last lines may take to be written.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// A request that is over.
+#[derive(Debug)]
+struct Over {
+    when: SystemTime,
+    receipt: Box<Receipt>,
+    /// Told once its line is written, or is lost.
+    written: Option<oneshot::Sender<()>>,
+}
+
+impl Over {
+    fn now(receipt: Receipt) -> Over {
+        Over { when: SystemTime::now(), receipt: Box::new(receipt), written: None }
+    }
+}
+
 /// The log's sending end.
 #[derive(Debug)]
 pub(super) struct CaptureLog {
     share: f64,
-    sender: RwLock<Option<SyncSender<Over>>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    acknowledged: bool,
+    sender: RwLock<Option<Sender<Over>>>,
+    /// Gone once the writer has ended.
+    writer: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
     waiting: Arc<AtomicUsize>,
     dropped: IntCounter,
+    /// Whether full files are moved away here, and not by another process.
+    owned: Arc<AtomicBool>,
 }
 
 impl CaptureLog {
-    /// Opens the file and starts the writer.
-    pub(super) fn open(settings: &Capture, dropped: IntCounter) -> Result<CaptureLog, String> {
+    /// Opens the file and starts the writer. `owned`: no other process writes the file, so that a line
+    /// which a crash has torn is taken away.
+    pub(super) fn open(settings: &Capture, owned: bool, dropped: IntCounter) -> Result<CaptureLog, String> {
         let cannot = |error: io::Error| format!("capture: cannot write {}: {error}", settings.file.display());
         let lines = Lines::new(settings)?;
-        let mut rotating = Rotating::open(settings).map_err(cannot)?;
-        let (sender, receiver) = sync_channel(WAITING);
+        let owned_now = Arc::new(AtomicBool::new(owned));
+        let mut rotating = Rotating::open(settings, Arc::clone(&owned_now)).map_err(cannot)?;
+        if owned {
+            rotating.mend().map_err(cannot)?;
+        }
+        let (sender, mut receiver) = channel(WAITING);
         let (waiting, lost) = (Arc::new(AtomicUsize::new(0)), dropped.clone());
         let written = waiting.clone();
-        let write = move || write_all(&receiver, &lines, &mut rotating, &written, &lost);
-        let writer = std::thread::Builder::new().name("capture".to_owned()).spawn(write).map_err(cannot)?;
+        let (ended, writer) = std::sync::mpsc::channel();
+        let write = move || {
+            write_all(&mut receiver, &lines, &mut rotating, (&written, &lost));
+            drop(ended);
+        };
+        std::thread::Builder::new().name("capture".to_owned()).spawn(write).map_err(cannot)?;
         Ok(CaptureLog {
             share: settings.share,
+            acknowledged: settings.acknowledged,
             sender: RwLock::new(Some(sender)),
-            writer: Mutex::new(Some(writer)),
+            writer: std::sync::Mutex::new(writer),
             waiting,
             dropped,
+            owned: owned_now,
         })
     }
 
     /// Whether this request is one of those that are captured: each with the same chance.
     pub(super) fn draws(&self) -> bool {
         self.share >= 1.0 || rand::random::<f64>() < self.share
+    }
+
+    /// Whether answers wait for their lines.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.acknowledged
+    }
+
+    /// Whether full files are moved away here from now on, or by another process.
+    pub(super) fn own(&self, owned: bool) {
+        self.owned.store(owned, Ordering::Release);
+    }
+
+    fn sender(&self) -> Option<Sender<Over>> {
+        self.sender.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes a receipt that has something to tell; never waits.
@@ -75,19 +120,51 @@ impl CaptureLog {
         let size = bytes(&receipt);
         let fits = self.waiting.fetch_add(size, Ordering::Relaxed) + size <= WAITING_BYTES;
         let sender = self.sender.read().unwrap_or_else(PoisonError::into_inner);
-        let send = |it: &SyncSender<Over>| it.try_send((SystemTime::now(), Box::new(receipt))).is_ok();
+        let send = |it: &Sender<Over>| it.try_send(Over::now(receipt)).is_ok();
         if !(fits && sender.as_ref().is_some_and(send)) {
             self.waiting.fetch_sub(size, Ordering::Relaxed);
             self.dropped.inc();
         }
     }
 
-    /// Takes nothing more, and waits until what was taken is written.
+    /// Takes a receipt whose answer waits: what comes back resolves when the line is written, or is
+    /// lost to the disk. The request holds its bytes anyway, so that only lines are bounded.
+    pub(super) fn take_acknowledged(&self, receipt: Receipt) -> Option<BoxFuture<'static, ()>> {
+        if receipt.captured.is_none() && receipt.feedback.is_none() {
+            return None;
+        }
+        let size = bytes(&receipt);
+        let (tell, told) = oneshot::channel();
+        let over = Over { written: Some(tell), ..Over::now(receipt) };
+        self.waiting.fetch_add(size, Ordering::Relaxed);
+        let Some(sender) = self.sender() else {
+            self.waiting.fetch_sub(size, Ordering::Relaxed);
+            self.dropped.inc();
+            return None;
+        };
+        let full = match sender.try_send(over) {
+            Ok(()) => None,
+            Err(TrySendError::Full(over) | TrySendError::Closed(over)) => Some(over),
+        };
+        let (waiting, dropped) = (Arc::clone(&self.waiting), self.dropped.clone());
+        Some(Box::pin(async move {
+            if let Some(over) = full
+                && sender.send(over).await.is_err()
+            {
+                waiting.fetch_sub(size, Ordering::Relaxed);
+                dropped.inc();
+            }
+            // An error means that there is no writer any more to wait for.
+            let _ = told.await;
+        }))
+    }
+
+    /// Takes nothing more, and waits until what was taken is written; blocks.
     pub(super) fn close(&self) {
         self.sender.write().unwrap_or_else(PoisonError::into_inner).take();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Err(_)) = writer.map(JoinHandle::join) {
-            tracing::error!("the writer of the capture log has failed");
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.recv_timeout(ENDING) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            tracing::error!("the capture log is not written to its end");
         }
     }
 }
@@ -105,120 +182,26 @@ pub(super) fn bytes(receipt: &Receipt) -> usize {
 }
 
 fn write_all(
-    receiver: &Receiver<Over>,
+    receiver: &mut Receiver<Over>,
     lines: &Lines,
     rotating: &mut Rotating,
-    waiting: &AtomicUsize,
-    dropped: &IntCounter,
+    (waiting, dropped): (&AtomicUsize, &IntCounter),
 ) {
-    while let Ok((time, receipt)) = receiver.recv() {
-        let line = lines.render(time, &receipt);
+    while let Some(Over { when, receipt, written }) = receiver.blocking_recv() {
+        let line = lines.render(when, &receipt);
         if let Err(error) = rotating.write(line.as_bytes()) {
             dropped.inc();
-            tracing::error!(%error, file = %rotating.file.display(), "a line of the capture log is lost");
+            tracing::error!(%error, file = %rotating.file().display(), "a line of the capture log is lost");
         }
         waiting.fetch_sub(bytes(&receipt), Ordering::Relaxed);
-    }
-}
-
-/// A file that begins anew when it is full; the full ones are `FILE.1` (the newest) to `FILE.KEEP`.
-#[derive(Debug)]
-struct Rotating {
-    file: PathBuf,
-    max_bytes: u64,
-    keep: u32,
-    open: File,
-    bytes: u64,
-}
-
-impl Rotating {
-    fn open(settings: &Capture) -> io::Result<Rotating> {
-        let open = append(&settings.file)?;
-        let bytes = open.metadata()?.len();
-        let (file, max_bytes, keep) = (settings.file.clone(), settings.max_bytes, settings.keep);
-        Ok(Rotating { file, max_bytes, keep, open, bytes })
-    }
-
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        let size = line.len() as u64;
-        if size > self.max_bytes {
-            return Err(io::Error::other(format!("{size} bytes are more than max_bytes")));
-        }
-        if !self.in_place()? {
-            self.begin()?;
-        }
-        if self.bytes + size > self.max_bytes {
-            self.rotate()?;
-        }
-        self.whole(|open| open.write_all(line))?;
-        self.bytes += size;
-        Ok(())
-    }
-
-    /// Whether the file that is written is still the one of that name.
-    fn in_place(&self) -> io::Result<bool> {
-        let open = self.open.metadata()?;
-        match fs::metadata(&self.file) {
-            Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn begin(&mut self) -> io::Result<()> {
-        let open = append(&self.file)?;
-        self.bytes = open.metadata()?.len();
-        self.open = open;
-        Ok(())
-    }
-
-    /// Writes all of a line, or leaves none of it.
-    fn whole(&mut self, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-        let written = write(&mut self.open);
-        if written.is_err() {
-            self.open.set_len(self.bytes)?;
-        }
-        written
-    }
-
-    fn rotate(&mut self) -> io::Result<()> {
-        for place in (1..self.keep).rev() {
-            ignore_missing(fs::rename(self.full(place), self.full(place + 1)))?;
-        }
-        if self.keep > 0 {
-            ignore_missing(fs::rename(&self.file, self.full(1)))?;
-        } else {
-            ignore_missing(fs::remove_file(&self.file))?;
-        }
-        self.begin()
-    }
-
-    fn full(&self, place: u32) -> PathBuf {
-        let mut name = self.file.clone().into_os_string();
-        name.push(format!(".{place}"));
-        PathBuf::from(name)
-    }
-}
-
-fn append(file: &Path) -> io::Result<File> {
-    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(file)?;
-    let found = open.metadata()?;
-    if found.is_file() && found.mode() & 0o777 != 0o600 {
-        open.set_permissions(Permissions::from_mode(0o600))?;
-    }
-    Ok(open)
-}
-
-fn ignore_missing(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        // Who does not wait any more need not know.
+        let _ = written.map(|written| written.send(()));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::fs;
 
     use super::*;
     use crate::account::{Outcome, Said};
@@ -255,11 +238,13 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_bytes_and_the_rest_is_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let (sender, receiver) = sync_channel(WAITING);
+        let (sender, mut receiver) = channel(WAITING);
         let log = CaptureLog {
             share: 1.0,
+            acknowledged: true,
             sender: RwLock::new(Some(sender)),
-            writer: Mutex::new(None),
+            writer: std::sync::Mutex::new(std::sync::mpsc::channel().1),
+            owned: Arc::default(),
             waiting: Arc::default(),
             dropped: IntCounter::new("dropped", "dropped").unwrap(),
         };
@@ -274,77 +259,47 @@ mod tests {
         log.take(receipt(Bytes::from_static(b"{}"), said));
         assert_eq!(log.dropped.get(), 2);
         log.close();
-        let settings = Capture { max_bytes: 1 << 20, ..settings(folder.path()) };
-        let mut rotating = Rotating::open(&settings).unwrap();
-        write_all(&receiver, &Lines::new(&settings).unwrap(), &mut rotating, &log.waiting, &log.dropped);
-        assert_eq!((read(folder.path(), "capture.jsonl").lines().count(), log.waiting.load(Ordering::Relaxed)), (2, 0));
+        let settings = settings(folder.path());
+        let mut rotating = Rotating::open(&settings, Arc::default()).unwrap();
+        let lines = Lines::new(&settings).unwrap();
+        write_all(&mut receiver, &lines, &mut rotating, (&log.waiting, &log.dropped));
+        assert_eq!((read(&settings).lines().count(), log.waiting.load(Ordering::Relaxed)), (2, 0));
     }
 
-    fn settings(folder: &Path) -> Capture {
+    fn settings(folder: &std::path::Path) -> Capture {
         let file = folder.join("capture.jsonl");
-        Capture { file, max_bytes: 20, keep: 2, redact_secrets: true, text: true, share: 1.0 }
+        let (max_bytes, keep, share) = (1 << 20, 2, 1.0);
+        Capture { file, max_bytes, keep, redact_secrets: true, text: true, share, acknowledged: true }
     }
 
-    fn read(folder: &Path, name: &str) -> String {
-        fs::read_to_string(folder.join(name)).unwrap()
+    fn read(settings: &Capture) -> String {
+        fs::read_to_string(&settings.file).unwrap()
     }
 
-    #[test]
-    fn a_full_file_makes_room_and_no_more_are_kept_than_asked_for() {
+    #[tokio::test]
+    async fn what_is_acknowledged_stands_in_the_log_and_is_never_dropped_for_want_of_room() {
         let folder = tempfile::tempdir().unwrap();
-        let mut rotating = Rotating::open(&settings(folder.path())).unwrap();
-        for line in ["first line\n", "second line\n", "third line\n", "fourth line\n"] {
-            rotating.write(line.as_bytes()).unwrap();
+        let settings = settings(folder.path());
+        let log = CaptureLog::open(&settings, true, IntCounter::new("dropped", "dropped").unwrap()).unwrap();
+        let many = 3 * WAITING;
+        let body = Bytes::from_static(b"{}");
+        let writing: Vec<_> =
+            (0..many).map(|_| log.take_acknowledged(receipt(body.clone(), Said::default())).unwrap()).collect();
+        for written in writing {
+            written.await;
         }
-        assert!(rotating.write(&[b'x'; 21]).is_err());
-        let read = |name: &str| read(folder.path(), name);
-        assert_eq!(read("capture.jsonl"), "fourth line\n");
-        assert_eq!((read("capture.jsonl.1"), read("capture.jsonl.2")), ("third line\n".into(), "second line\n".into()));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+        assert_eq!((read(&settings).lines().count(), log.dropped.get()), (many, 0));
+        log.close();
+        assert!(log.take_acknowledged(receipt(body, Said::default())).is_none());
+        assert_eq!((log.dropped.get(), log.waiting.load(Ordering::Relaxed)), (1, 0));
     }
 
-    #[test]
-    fn a_file_that_was_taken_away_begins_anew_and_the_full_ones_stay_where_they_are() {
+    #[tokio::test]
+    async fn a_line_that_the_disk_refuses_holds_nobody_up() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = settings(folder.path());
-        let mut rotating = Rotating::open(&settings).unwrap();
-        rotating.write(b"first line\n").unwrap();
-        rotating.write(b"second line\n").unwrap();
-        fs::remove_file(&settings.file).unwrap();
-        rotating.write(b"third line\n").unwrap();
-        assert_eq!(read(folder.path(), "capture.jsonl"), "third line\n");
-        fs::remove_file(&settings.file).unwrap();
-        rotating.rotate().unwrap();
-        rotating.write(b"fourth line\n").unwrap();
-        assert_eq!(read(folder.path(), "capture.jsonl"), "fourth line\n");
-        fs::rename(&settings.file, folder.path().join("moved")).unwrap();
-        rotating.write(b"fifth line\n").unwrap();
-        assert_eq!(
-            (read(folder.path(), "capture.jsonl"), read(folder.path(), "moved")),
-            ("fifth line\n".into(), "fourth line\n".into())
-        );
-        assert_eq!(read(folder.path(), "capture.jsonl.2"), "first line\n");
-    }
-
-    #[test]
-    fn a_line_that_cannot_be_written_whole_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut rotating = Rotating::open(&settings(folder.path())).unwrap();
-        rotating.write(b"a line\n").unwrap();
-        let torn = rotating.whole(|open| open.write_all(b"half").and(Err(io::ErrorKind::StorageFull.into())));
-        assert_eq!(torn.unwrap_err().kind(), io::ErrorKind::StorageFull);
-        rotating.write(b"another\n").unwrap();
-        assert_eq!(read(folder.path(), "capture.jsonl"), "a line\nanother\n");
-    }
-
-    #[test]
-    fn a_file_that_was_there_becomes_its_owners_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let settings = settings(folder.path());
-        fs::write(&settings.file, "a line\n").unwrap();
-        fs::set_permissions(&settings.file, Permissions::from_mode(0o644)).unwrap();
-        Rotating::open(&settings).unwrap();
-        assert_eq!(fs::metadata(&settings.file).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(read(folder.path(), "capture.jsonl"), "a line\n");
+        let settings = Capture { max_bytes: 10, ..settings(folder.path()) };
+        let log = CaptureLog::open(&settings, true, IntCounter::new("dropped", "dropped").unwrap()).unwrap();
+        log.take_acknowledged(receipt(Bytes::from_static(b"{}"), Said::default())).unwrap().await;
+        assert_eq!((read(&settings).as_str(), log.dropped.get()), ("", 1));
     }
 }

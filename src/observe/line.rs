@@ -178,7 +178,8 @@ mod tests {
     use super::*;
 
     fn lines(redact_secrets: bool, text: bool) -> Lines {
-        Lines::new(&Capture { file: "x".into(), max_bytes: 1, keep: 0, redact_secrets, text, share: 1.0 }).unwrap()
+        let (file, share, acknowledged) = ("x".into(), 1.0, true);
+        Lines::new(&Capture { file, max_bytes: 1, keep: 0, redact_secrets, text, share, acknowledged }).unwrap()
     }
 
     fn body() -> Value {

@@ -19,6 +19,7 @@ pub mod names;
 mod openmetrics;
 mod otlp;
 mod promises;
+mod rotating;
 mod spans;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ mod traces;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use prometheus::{Registry, TextEncoder};
 
 use crate::account::{
@@ -99,10 +101,22 @@ impl Metrics {
     /// # Errors
     /// A log that cannot be opened.
     pub fn open(capture: Option<&Capture>) -> std::result::Result<Metrics, String> {
+        Metrics::opened(capture, true)
+    }
+
+    /// The same while another process writes the log; see [`Metrics::own_capture`].
+    ///
+    /// # Errors
+    /// A log that cannot be opened.
+    pub fn open_beside(capture: Option<&Capture>) -> std::result::Result<Metrics, String> {
+        Metrics::opened(capture, false)
+    }
+
+    fn opened(capture: Option<&Capture>, owned: bool) -> std::result::Result<Metrics, String> {
         let mut metrics = Metrics::new().map_err(|error| error.to_string())?;
         if let Some(settings) = capture {
             let dropped = metrics.families.capture_dropped.with_label_values::<&str>(&[]);
-            metrics.capture = Some(CaptureLog::open(settings, dropped)?);
+            metrics.capture = Some(CaptureLog::open(settings, owned, dropped)?);
         }
         Ok(metrics)
     }
@@ -122,6 +136,12 @@ impl Metrics {
         if let Some(traces) = &self.traces {
             traces.flush(limit).await;
         }
+    }
+
+    /// Whether this process moves full files of the capture log away from now on, or another one does
+    /// that writes it too.
+    pub fn own_capture(&self, owned: bool) {
+        self.capture.iter().for_each(|capture| capture.own(owned));
     }
 
     /// Captures nothing more, and waits until what was captured is written; blocks.
@@ -381,23 +401,39 @@ impl Metrics {
     }
 }
 
-impl Record for Metrics {
-    fn record(&self, receipt: Receipt) {
-        let known = self.count(&receipt);
+impl Metrics {
+    /// Tells of a request everywhere but in the capture log, which takes the receipt itself.
+    fn tell(&self, receipt: &Receipt) {
+        let known = self.count(receipt);
         if let Some(feedback) = &receipt.feedback {
             self.families.feedback.with_label_values(&[feedback.verdict.name()]).inc();
         }
-        log::write(&receipt);
-        let traces = self.traces.as_ref().filter(|_| receipt.traced.is_some());
-        match (traces, &self.capture) {
-            (Some(traces), None) => traces.take(&known, Box::new(receipt)),
-            (Some(traces), Some(capture)) => {
-                traces.take(&known, Box::new(receipt.clone()));
-                capture.take(receipt);
-            }
-            (None, Some(capture)) => capture.take(receipt),
-            (None, None) => {}
+        log::write(receipt);
+        if let Some(traces) = self.traces.as_ref().filter(|_| receipt.traced.is_some()) {
+            traces.take(&known, Box::new(receipt.clone()));
         }
+    }
+}
+
+impl Record for Metrics {
+    fn record(&self, receipt: Receipt) {
+        self.tell(&receipt);
+        if let Some(capture) = &self.capture {
+            capture.take(receipt);
+        }
+    }
+
+    fn record_lasting(&self, receipt: Receipt) -> Option<BoxFuture<'static, ()>> {
+        if !self.is_lasting() {
+            self.record(receipt);
+            return None;
+        }
+        self.tell(&receipt);
+        self.capture.as_ref()?.take_acknowledged(receipt)
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.capture.as_ref().is_some_and(CaptureLog::is_acknowledged)
     }
 
     fn place(&self, given: Option<&TraceContext>) -> Option<TraceContext> {

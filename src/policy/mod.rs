@@ -34,8 +34,8 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::backend::Status;
-use crate::confidence::gap::Predictor;
-use crate::confidence::{Calibration, Grant};
+use crate::confidence::gap::{Pacing, Predictor};
+use crate::confidence::{Accept, Calibration, Grant};
 use crate::error::Problem;
 use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
@@ -170,6 +170,19 @@ impl Policy {
             Plan::Direct { .. } | Plan::Reject { .. } => &[],
         });
         stages.filter_map(|stage| stage.gate.as_ref()?.accept.grant())
+    }
+
+    /// The rates of spending that its gates hold.
+    pub fn budgets(&self) -> impl Iterator<Item = &Pacing> {
+        let outcomes = self.rules.iter().map(|(_, outcome)| outcome).chain([&self.last]);
+        let stages = outcomes.flat_map(|outcome| match &outcome.plan {
+            Plan::Cascade { stages, .. } => stages.as_slice(),
+            Plan::Direct { .. } | Plan::Reject { .. } => &[],
+        });
+        stages.filter_map(|stage| match &*stage.gate.as_ref()?.accept {
+            Accept::Value(value) => Some(&value.pacing),
+            _ => None,
+        })
     }
 
     /// The built-in one-rule policy of a plain model name.

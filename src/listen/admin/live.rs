@@ -5,6 +5,7 @@ use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::super::probes;
 use super::page::{Asked, bytes};
 use crate::api::Body;
 use crate::control::Snapshot;
@@ -29,7 +30,7 @@ pub(super) fn recent(asked: &Asked) -> Result<Response<Body>> {
     let number = |name: &str| asked.number(name).unwrap_or(0) as u64;
     compact(&Lately {
         generation: snapshot.generation(),
-        unready: asked.state.unready().map(|reason| reason.into_owned()),
+        unready: probes::unready(&asked.state),
         recent: running.metrics.recent(number("since"), number("after")),
         models: models(&snapshot),
         audits: json!(snapshot.audit_statuses()),

@@ -16,6 +16,7 @@ mod view;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -58,6 +59,7 @@ enum Audience {
 static PAGES: &[Page] = &[
     everybody("/livez", |_| shown(view::livez())),
     everybody("/readyz", |it| shown(view::readyz(&it))),
+    everybody("/startupz", |it| shown(view::startupz(&it))),
     everybody("/metrics", |it| shown(view::metrics(&it))),
     operators(Method::GET, "/admin/status", |it| shown(status::show(&it))),
     operators(Method::GET, "/admin/generations", |it| shown(generations::list(&it))),
@@ -130,7 +132,15 @@ where
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = state.handing_over() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "admin connection ended early");
     }
 }

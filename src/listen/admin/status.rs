@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::super::probes;
 use super::page::{Asked, json, problems, time};
 use crate::api::Body;
 use crate::control::{Control, Snapshot};
@@ -21,7 +22,7 @@ pub(super) fn show(asked: &Asked) -> Result<Response<Body>> {
         StatusCode::OK,
         &json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "state": asked.state.unready().unwrap_or("ready".into()),
+            "state": probes::unready(&asked.state).unwrap_or("ready".to_owned()),
             "began": time(control.began()),
             "uptime_seconds": uptime.as_secs(),
             "generation": generation(control),

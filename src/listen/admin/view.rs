@@ -4,6 +4,7 @@ use http::header::ACCEPT;
 use http::{Response, StatusCode};
 use serde_json::json;
 
+use super::super::probes;
 use super::page::{Asked, bytes, json, text};
 use crate::api::Body;
 use crate::error::Result;
@@ -15,10 +16,16 @@ pub(super) fn livez() -> Result<Response<Body>> {
 
 /// Whether clients are welcome; else why not.
 pub(super) fn readyz(asked: &Asked) -> Result<Response<Body>> {
-    Ok(match asked.state.unready() {
-        None => text(StatusCode::OK, "ok\n"),
-        Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-    })
+    Ok(probed(probes::ready(&asked.state, Some(&asked.query))))
+}
+
+/// Whether the process has come up.
+pub(super) fn startupz(asked: &Asked) -> Result<Response<Body>> {
+    Ok(probed(probes::started(&asked.state)))
+}
+
+fn probed((well, page): probes::Answer) -> Response<Body> {
+    text(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, page)
 }
 
 /// Every family, in Prometheus' text format or in OpenMetrics, as the scraper accepts.
