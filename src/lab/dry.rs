@@ -172,7 +172,7 @@ mod tests {
             stream: false,
             ask: Ask::Chat(Chat::default()),
             body: ClientBody::default(),
-            headers: Vec::default(),
+            headers: Default::default(),
             authorization: None,
         }
     }
