@@ -20,19 +20,23 @@ const MODELS: &str = r#"{"object":"list","data":[{"id":"m"}]}"#;
 struct Process {
     child: Child,
     log: BufReader<ChildStderr>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Process {
     fn start(upstream: &FakeUpstream) -> Process {
-        let folder = tempfile::tempdir().unwrap();
+        Process::start_in(tempfile::tempdir().unwrap(), upstream, &[])
+    }
+
+    /// The same with more arguments; the folder lives as long as the process.
+    fn start_in(folder: TempDir, upstream: &FakeUpstream, more: &[&str]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).env_clear();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(more).env_clear();
         command.env("OPENAI_API_KEY", "k").env("OPENAI_BASE_URL", upstream.url()).env("WEIR_MODELS", folder.path());
         command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
-        Process { child, log, _folder: folder }
+        Process { child, log, folder }
     }
 
     async fn signal(&self, name: &str) {
@@ -107,4 +111,28 @@ async fn a_request_to_stop_does_not_wait_for_a_reload() {
     let (log, code) = process.ends().await;
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains("reload"), "{log}");
+}
+
+#[tokio::test]
+async fn a_file_that_changes_is_applied_or_refused_by_itself() {
+    let fake = upstream(usize::MAX, Answer::json(MODELS)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weir.toml");
+    let table = format!("[[upstream]]\nname = \"up\"\nendpoints = [\"{}\"]\nmodels = [\"m\"]\n", fake.url());
+    std::fs::write(&file, &table).unwrap();
+    let mut process = Process::start_in(folder, &fake, &["--config", file.to_str().unwrap()]);
+    process.says("serving").await;
+    let new = process.folder.path().join("weir.toml.new");
+    for (top, outcome) in [("workers = 0", "refused"), ("max_body = \"1MiB\"", "applied")] {
+        std::fs::write(&new, format!("{top}\n{table}")).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+        process
+            .says(&format!(
+                "\"who\":\"files\",\"generation\":{},\"outcome\":\"{outcome}\"",
+                if outcome == "refused" { 1 } else { 2 }
+            ))
+            .await;
+    }
+    process.signal("TERM").await;
+    assert_eq!(process.ends().await.1, Some(0));
 }

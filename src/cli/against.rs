@@ -69,7 +69,7 @@ fn render(place: &str, status: u16, answer: &Value) -> String {
         for group in replay["groups"].as_array().into_iter().flatten() {
             let told =
                 |one: &Value| format!("{}: {} → {}", text(&one["rule"]), text(&one["plan"]), text(&one["served_by"]));
-            let count = &group["requests"];
+            let count = group["requests"].as_u64().unwrap_or_default();
             line(match group["changed"].as_bool() {
                 Some(true) => {
                     format!(

@@ -193,3 +193,95 @@ async fn a_reload_never_opens_the_door_that_the_start_has_closed() {
     let problems = house.reload().await.unwrap_err();
     assert!(problems.len() == 1 && problems[0].message.contains("admin_token"), "{problems:?}");
 }
+
+#[tokio::test]
+async fn who_changed_what_is_noted_counted_and_kept_over_a_restart() {
+    let state = tempfile::tempdir().unwrap();
+    let (house, _fake) = house(&format!("state = {:?}", state.path()), &[]).await;
+    house.write("p.toml", &with_policy("\"up/n\"").1);
+    let alice = [("x-weir-actor", "alice")];
+    ask_with(house.admin, "POST", "/admin/reload", &Value::Null, &alice).await;
+    house.write("weir.toml", "nonsense = 1\n");
+    assert_eq!(house.reload().await.unwrap_err().len(), 1);
+    ask(&house, "POST", "/admin/rollback", &json!({"generation": 1})).await;
+    house.control.note("loopback", "model", "applied", "promoted local/small".to_owned());
+    let told = ask(&house, "GET", "/admin/changes?last=4", &Value::Null).await.body;
+    let rows: Vec<(&str, &str, u64)> = told["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (it["what"].as_str().unwrap(), it["outcome"].as_str().unwrap(), it["generation"].as_u64().unwrap()))
+        .collect();
+    let want =
+        [("model", "applied", 3), ("rollback", "applied", 3), ("reload", "refused", 2), ("reload", "applied", 2)];
+    assert_eq!(rows, want);
+    let who = told["changes"][3]["who"].as_str().unwrap();
+    assert!(who.starts_with("loopback 127.0.0.1:") && who.ends_with(" alice"), "{who}");
+    assert_eq!(told["changes"][2]["who"], "signal");
+    let metrics = ask(&house, "GET", "/metrics", &Value::Null).await.body;
+    let metrics = metrics.as_str().unwrap();
+    for line in ["weir_admin_changes_total{what=\"reload\"} 2", "weir_admin_changes_total{what=\"model\"} 1"] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+    let text = std::fs::read_to_string(state.path().join("changes.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+/// A gateway that captures, and has served these requests.
+async fn captured(texts: &[&str]) -> (House, FakeUpstream) {
+    let prices = "[[price]]\nmodel = \"up/m\"\ninput = 1\noutput = 0\n";
+    let fake = FakeUpstream::saying(Answer::json(answer("hi"))).await;
+    let (table, policy) = with_policy("\"up/m\"");
+    let up = upstream("up", &fake, "models = [\"m\", \"n\"]");
+    let config = format!("[capture]\nfile = \"capture.jsonl\"\n{up}{table}{prices}");
+    let house = House::open_with(&config, &[("p.toml", &policy)], &[]).await;
+    for text in texts {
+        let body = json!({"model": "auto", "messages": [{"role": "user", "content": text}]});
+        assert_eq!(house.chat(&body.to_string()).await.status, 200);
+    }
+    house.chat(&json!({"model": "up/n", "messages": [{"role": "user", "content": "other"}]}).to_string()).await;
+    house.receipts(texts.len() + 1).await;
+    house.metrics.close();
+    (house, fake)
+}
+
+#[tokio::test]
+async fn a_dry_run_says_which_decisions_would_change_and_changes_none() {
+    let (house, fake) = captured(&["hi", "a question that is rather long", "hello"]).await;
+    let asked = fake.asked().len();
+    let told = ask(&house, "POST", "/admin/dry-run", &json!({"policy": policy_by_length()})).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    let replay = &told.body["replay"];
+    assert_eq!((&replay["requests"], &replay["changed"]), (&json!(3), &json!(1)), "{told:?}");
+    let one = &replay["decisions"][0];
+    assert_eq!((&one["before"]["plan"], &one["after"]["plan"]), (&json!("serve up/m"), &json!("serve up/n")));
+    assert_eq!((&one["before"]["rule"], &one["after"]["rule"]), (&json!("all"), &json!("long")));
+    assert_eq!(replay["usd"]["requests"], 2, "what up/n would have cost is not on record");
+    assert_eq!((fake.asked().len(), house.control.current().generation()), (asked, 1));
+    let last = json!({"virtual": "auto", "policy": policy_by_length(), "last": 1});
+    assert_eq!(ask(&house, "POST", "/admin/dry-run", &last).await.body["replay"]["requests"], 1);
+    let new = json!({"virtual": "another", "policy": policy_by_length().replace("\"p\"", "\"q\"")});
+    assert_eq!(ask(&house, "POST", "/admin/dry-run", &new).await.body["replay"]["requests"], 4);
+}
+
+/// Sends long requests to `up/n`.
+fn policy_by_length() -> String {
+    let long = "[[rule]]\nname = \"long\"\nwhen = 'request.text.contains(\"rather\")'\nthen = { serve = \"up/n\" }\n";
+    with_policy("\"up/m\"").1.replacen("[[rule]]", &format!("{long}[[rule]]"), 1)
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_every_problem_with_its_line_and_works_without_a_log() {
+    let (house, _fake) = house("", &[]).await;
+    let bad = "name = \"p\"\n[[rule]]\nname = \"all\"\nthen = { serve = \"up/gone\" }\n";
+    let told = ask(&house, "POST", "/admin/dry-run", &json!({"virtual": "auto", "policy": bad})).await;
+    assert_eq!(told.status, 422);
+    let problem = &told.body["problems"][0];
+    assert!(problem["place"].as_str().unwrap().ends_with("p.toml:4"), "{told:?}");
+    assert!(problem["message"].as_str().unwrap().contains("up/gone"), "{told:?}");
+    let told = ask(&house, "POST", "/admin/dry-run", &json!({"policy": with_policy("\"up/n\"").1})).await;
+    assert_eq!((told.status, &told.body["replay"], &told.body["virtual"]), (200, &Value::Null, &json!(["auto"])));
+    assert!(told.body["note"].as_str().unwrap().contains("[capture]"), "{told:?}");
+    assert_eq!(served_by(&house).await, "up/m");
+    assert_eq!(ask(&house, "POST", "/admin/dry-run", &json!({})).await.status, 400);
+}

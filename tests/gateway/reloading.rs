@@ -88,9 +88,18 @@ async fn under_load_every_answer_is_of_one_generation_and_none_is_lost() {
         });
     }
     for reload in 0..60_u64 {
-        let next = &sides[usize::from(reload.is_multiple_of(2))];
-        house.write("weir.toml", &next.config);
-        assert_eq!(house.reload().await.unwrap(), reload + 2);
+        house.write("weir.toml", &format!("nonsense = {reload}\n{}", sides[0].config));
+        assert_eq!(house.reload().await.unwrap_err().len(), 1);
+        assert_eq!(house.control.current().generation(), reload + 1);
+        if reload % 12 == 11 {
+            // One back is the other side, as the next number is.
+            let rolled = house.control.roll_back(reload, "test".to_owned()).await.unwrap();
+            assert_eq!(rolled.generation, reload + 2);
+        } else {
+            let next = &sides[usize::from(reload.is_multiple_of(2))];
+            house.write("weir.toml", &next.config);
+            assert_eq!(house.reload().await.unwrap(), reload + 2);
+        }
         house.adopt();
         let before = asked.load(Ordering::SeqCst);
         while asked.load(Ordering::SeqCst) < before + 8 {
@@ -181,4 +190,22 @@ async fn an_answer_in_flight_is_finished_by_the_generation_it_began_with() {
     gate.notify_one();
     let rest = read_until(&mut client, "[DONE]").await;
     assert!(rest.contains(": weir cost-usd=0.00001\n"), "{rest}");
+}
+
+#[tokio::test]
+async fn what_was_spent_and_which_conversation_stays_where_outlive_a_reload_and_a_roll_back() {
+    let fake = calling_itself("one").await;
+    let config = upstream("up", &fake, "models = [\"m\"]");
+    let house = House::open(&config).await;
+    let first = house.control.current();
+    house.write("weir.toml", &format!("max_body = \"1MiB\"\n{config}"));
+    house.reload().await.unwrap();
+    house.control.roll_back(1, "test".to_owned()).await.unwrap();
+    let third = house.control.current();
+    assert_eq!(third.generation(), 3);
+    assert!(Arc::ptr_eq(&first.backends().lasting, &third.backends().lasting));
+    let backend = |snapshot: &weir::control::Snapshot| {
+        Arc::clone(snapshot.backends().models.get(&weir::request::ModelId::new("up/m")).unwrap())
+    };
+    assert!(Arc::ptr_eq(&backend(&first), &backend(&third)));
 }
