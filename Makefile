@@ -67,8 +67,8 @@ bench-replay: deps  ## routers and cascades on public logs: make bench-replay LO
 bench-scores: deps  ## which score tells right from wrong answers: on what `make eval` and benches/scores/collect.py recorded
 	cargo bench --locked --bench scores
 
-bench-pacing: deps  ## does a budget hold over a varying load, and what value per dollar is worth; needs the answers of `make eval`
-	cargo bench --locked --bench pacing -- --out benches/pacing/results.md
+bench-pacing: deps  ## does a budget hold over a varying load, and what value per dollar is worth; public logs too: LOGS=FOLDER
+	cargo bench --locked --bench pacing -- --out benches/pacing/results.md $(if $(LOGS),--routellm $(abspath $(LOGS))/routellm/gsm8k.csv.gz --routellm $(abspath $(LOGS))/routellm/mmlu.csv.gz)
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py
