@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo-upstream build test test-foreign check check-scripts bench bench-overhead bench-local \
-        bench-certificates bench-drift bench-pacing bench-replay bench-scores eval \
+        bench-certificates bench-drift bench-live bench-pacing bench-replay bench-scores eval \
         models deps deps-bench
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -60,6 +60,11 @@ bench-certificates: deps  ## do promises hold: certificates from samples of the 
 
 bench-drift: deps  ## does the alarm fire when the traffic of a slice turns, and only then
 	cargo bench --locked --bench drift
+
+bench-live: deps build  ## certified and best-effort cascades over HTTP, the large model's recorded answers as upstream: about an hour
+	python3 models/fetch.py qwen2.5-coder-0.5b-instruct
+	python3 benches/eval/live.py --weir $(weir)
+	python3 benches/eval/live_report.py
 
 bench-replay: deps  ## routers and cascades on public logs: make bench-replay LOGS=FOLDER
 	cargo bench --locked --bench replay -- --logs $(abspath $(LOGS))
