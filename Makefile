@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo-upstream build test test-boards test-console test-deploy test-foreign check check-scripts bench bench-overhead bench-local \
-        bench-certificates bench-drift bench-pacing bench-replay bench-scores eval \
+        bench-certificates bench-drift bench-live bench-pacing bench-replay bench-scores eval \
         models deps deps-bench deps-console
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -71,14 +71,19 @@ bench-certificates: deps  ## do promises hold: certificates from samples of the 
 bench-drift: deps  ## does the alarm fire when the traffic of a slice turns, and only then
 	cargo bench --locked --bench drift
 
+bench-live: deps build  ## certified and best-effort cascades over HTTP, the large model's recorded answers as upstream: about an hour
+	python3 models/fetch.py qwen2.5-coder-0.5b-instruct
+	python3 benches/eval/live.py --weir $(weir)
+	python3 benches/eval/live_report.py
+
 bench-replay: deps  ## routers and cascades on public logs: make bench-replay LOGS=FOLDER
 	cargo bench --locked --bench replay -- --logs $(abspath $(LOGS))
 
 bench-scores: deps  ## which score tells right from wrong answers: on what `make eval` and benches/scores/collect.py recorded
 	cargo bench --locked --bench scores
 
-bench-pacing: deps  ## does a budget hold over a varying load, and what value per dollar is worth; needs the answers of `make eval`
-	cargo bench --locked --bench pacing -- --out benches/pacing/results.md
+bench-pacing: deps  ## does a budget hold over a varying load, and what value per dollar is worth; public logs too: LOGS=FOLDER
+	cargo bench --locked --bench pacing -- --out benches/pacing/results.md $(if $(LOGS),--routellm $(abspath $(LOGS))/routellm/gsm8k.csv.gz --routellm $(abspath $(LOGS))/routellm/mmlu.csv.gz)
 
 eval: deps build  ## accuracy and cost of the cascade on graded tasks; N=100 for the first 100 rows
 	python3 models/fetch.py

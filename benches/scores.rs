@@ -11,6 +11,8 @@
 
 #[path = "scores/candidates.rs"]
 mod candidates;
+#[path = "scores/kernel.rs"]
+mod kernel;
 #[path = "scores/measures.rs"]
 mod measures;
 #[path = "scores/models.rs"]
@@ -93,8 +95,8 @@ fn report(read: &Rows, arguments: &Arguments) -> Result<String, String> {
     let asks_nothing: Vec<Candidate> = candidates().into_iter().filter(Candidate::asks_nothing).collect();
     let mut text = format!(
         "# Scores of {}\n\nGains are over the best raw score on the rows tested on, with 95 % intervals: of {} paired \
-         resamples of the test rows; on unseen tasks of {} splits of the tasks in halves, resampled by task.\n\n\
-         ## All rows, scores that ask nothing\n\n",
+         resamples of the test rows; on unseen tasks of {} splits of the tasks in halves, resampled by task. Constants \
+         of the kernel were chosen by cross-validation on the rows of the fit.\n\n## All rows, scores that ask nothing\n\n",
         arguments.model, arguments.resamples, arguments.splits
     );
     text += &table(&read.all, &asks_nothing, arguments)?;

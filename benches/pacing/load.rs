@@ -55,7 +55,8 @@ struct Outcome {
 fn replay(load: &[Arrival], mut decide: impl FnMut(&Arrival, f64) -> bool) -> Outcome {
     let mut outcome = Outcome { spent: 0.0, escalated: 0, quality: 0.0 };
     // The output's length is not known beforehand: its running mean is.
-    let (mut output, mut seen) = (load[0].row.output_usd, 1.0_f64);
+    let usual = load.iter().map(|arrival| arrival.row.output_usd).sum::<f64>() / load.len() as f64;
+    let (mut output, mut seen) = (usual, 1.0_f64);
     for arrival in load {
         let expected = (arrival.row.prompt_usd + output) * arrival.dearer;
         if decide(arrival, expected) {

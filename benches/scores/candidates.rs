@@ -81,6 +81,12 @@ pub(crate) fn candidates() -> Vec<Candidate> {
     list.push(logistic("all + neighbours", near(&everything())));
     let few = [Feature::SumLogprob, Feature::MinLogprob, Feature::MeanMargin, Feature::Agreement, Feature::PTrue];
     let few = [few.to_vec(), answer].concat();
+    let lines =
+        [Feature::SumLogprob, Feature::MinLogprob, Feature::MeanMargin, Feature::FirstLogprob, Feature::LogTokens];
+    let lines = [lines.to_vec(), texts(false), texts(true)].concat();
+    let kernel = |name: &str, columns| Candidate { name: name.to_owned(), kind: Kind::Kernel, columns };
+    list.push(kernel("kernel: five of the trace + shapes, by prompts alike", of(lines.clone())));
+    list.push(kernel("kernel + agreement", with(&lines, &[Feature::Agreement])));
     list.push(Candidate { name: "few with products of two".into(), kind: Kind::Interactions, columns: of(few) });
     list.push(Candidate { name: "all, boosted stumps".into(), kind: Kind::Stumps, columns: of(everything()) });
     let columns = near(&everything());

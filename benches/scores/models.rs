@@ -4,6 +4,7 @@
 //! the number of stumps) is chosen by cross-validation within those rows, by log-loss. Nothing here
 //! sees a row that it is tested on.
 
+use super::kernel;
 use super::rows::Row;
 use weir::confidence::Feature;
 
@@ -25,6 +26,8 @@ pub(crate) enum Kind {
     Logistic,
     /// A logistic function of the columns and of all products of two.
     Interactions,
+    /// A logistic function that changes with the prompt.
+    Kernel,
     /// A sum of steps of one column each (Friedman, "Greedy function approximation: a gradient
     /// boosting machine", 2001).
     Stumps,
@@ -45,11 +48,12 @@ pub(crate) fn score(kind: Kind, columns: &[Column], fit: &[&Row], test: &[&Row])
     let (known, asked) = match kind {
         Kind::Raw => return asked.into_iter().map(|row| row[0]).collect(),
         Kind::Interactions => (products(known), products(asked)),
-        Kind::Logistic | Kind::Stumps => (known, asked),
+        Kind::Logistic | Kind::Kernel | Kind::Stumps => (known, asked),
     };
     let scale = Scale::of(&known);
     let (known, asked) = (scale.apply(known), scale.apply(asked));
     match kind {
+        Kind::Kernel => kernel::score((fit, &known), &right, (test, &asked)),
         Kind::Stumps => {
             let rounds = choose(&ROUNDS, &known, &right, |rounds, x, y| {
                 let stumps = boost(x, y, rounds);
@@ -141,12 +145,12 @@ fn choose<S: Copy, P: Fn(&[f64]) -> f64>(
     losses.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(settings[0], |(_, setting)| setting)
 }
 
-fn log_loss(odds: f64, right: bool) -> f64 {
+pub(crate) fn log_loss(odds: f64, right: bool) -> f64 {
     let towards = if right { odds } else { -odds };
     (-towards).max(0.0) + (-towards.abs()).exp().ln_1p()
 }
 
-fn sigmoid(x: f64) -> f64 {
+pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
@@ -177,7 +181,7 @@ fn newton(rows: &[Vec<f64>], right: &[bool], penalty: f64) -> Vec<f64> {
                 }
             }
         }
-        let step = solve(curvature, gradient);
+        let step = linear_solve(curvature, gradient);
         weights.iter_mut().zip(&step).for_each(|(weight, step)| *weight += step);
         if step.iter().all(|step| step.abs() < 1e-6) {
             break;
@@ -187,7 +191,7 @@ fn newton(rows: &[Vec<f64>], right: &[bool], penalty: f64) -> Vec<f64> {
 }
 
 /// Solves A·x = b for a positive definite A, of which the lower half is read (Cholesky).
-fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+pub(crate) fn linear_solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     let size = b.len();
     for i in 0..size {
         for j in 0..=i {
