@@ -14,7 +14,7 @@ use super::snapshot::{Routes, Snapshot};
 use crate::backend::Backend;
 use crate::error::Problem;
 use crate::execute::Backends;
-use crate::local::{Host, LoadError};
+use crate::local::{Host, LoadError, Terms};
 use crate::policy::{Names, Policy};
 use crate::request::ModelId;
 use crate::upstream::Upstream;
@@ -31,7 +31,13 @@ pub(super) async fn build(
         discover(one, &upstreams).await;
     }
     let models = checked.models.iter().filter(|model| !stand_ins.contains_key(&model.id)).cloned().collect();
-    let host = Host::open(models, checked.engine_threads, previous.map(|snapshot| &snapshot.host)).await.map_err(
+    let terms = Terms {
+        engine_threads: checked.engine_threads,
+        memory: checked.memory,
+        load_wait: checked.load_wait,
+        tasks: audits.tasks().clone(),
+    };
+    let host = Host::open(models, terms, previous.map(|snapshot| &snapshot.host)).await.map_err(
         |errors| {
             let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
             errors.into_iter().map(problem).collect::<Vec<_>>()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::account::{Keys, Pacers, Prices};
 use crate::api::{Limits, ModelEntry};
-use crate::backend::Status;
+use crate::backend::{Figures, Status};
 use crate::confidence::{AuditStatus, Ledger};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::execute::Backends;
@@ -96,6 +96,11 @@ impl Snapshot {
         let wild =
             self.backends.wildcards.iter().map(|(name, backend)| (ModelId::new(format!("{name}/*")), backend.status()));
         listed.chain(wild).collect()
+    }
+
+    /// What each local model takes and has done.
+    pub fn figures(&self) -> Vec<(ModelId, Figures)> {
+        self.host.figures()
     }
 
     /// The ledgers of the slices that are audited.
