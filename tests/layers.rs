@@ -67,6 +67,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("prometheus", &["observe"]),
     ("cel", &["policy"]),
     ("csv", &["lab"]),
+    ("rustix", &["cli"]),
+    ("ureq", &["cli"]),
     ("flate2", &["lab"]),
 ];
 

@@ -38,6 +38,7 @@ pub use check::{Checked, Findings, check_policy, check_prices, read};
 use fixed::Fixed;
 pub use hashes::Hashes;
 pub use snapshot::Snapshot;
+pub use values::find_file as model_file;
 
 /// What the command line says, and the environment.
 #[derive(Debug, Clone, Default)]

@@ -12,8 +12,11 @@ use crate::account::{Price, Prices};
 use crate::error::Problem;
 use crate::request::Secret;
 
-/// A path, a name of the catalogue, or `hf:ORG/REPO:FILE` → a file that is there.
-pub(super) fn find_file(text: &str, folder: &Path, env: &Environment) -> Result<PathBuf, String> {
+/// A path (relative to `folder`), a name of the catalogue, or `hf:ORG/REPO:FILE` → a file that is there.
+///
+/// # Errors
+/// No such file, with the way to get it.
+pub fn find_file(text: &str, folder: &Path, env: &Environment) -> Result<PathBuf, String> {
     let known = || catalogue::entries().into_iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
     let (file, way_out) = if text.starts_with("hf:") {
         let file = catalogue::hub_file(text, env)?;

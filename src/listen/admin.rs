@@ -32,6 +32,7 @@ fn metrics(state: &State) -> Response<Full<Bytes>> {
     let Some(running) = state.running() else { return text(StatusCode::OK, String::new()) };
     let snapshot = running.control.current();
     running.metrics.show_audits(&snapshot.audit_statuses());
+    running.metrics.show_models(&snapshot.figures());
     let page = running.metrics.render(&snapshot.statuses());
     let mut response = text(StatusCode::OK, page);
     response

@@ -130,8 +130,14 @@ mod with_engine {
         if let Some(model) = &*shared {
             return Ok(Arc::clone(model));
         }
-        let told = Arc::clone(tally);
-        let progress = move |share: f32| told.progress(share * WEIGHTS);
+        let (told, model, mut quarters) = (Arc::clone(tally), config.id.clone(), 0);
+        let progress = move |share: f32| {
+            told.progress(share * WEIGHTS);
+            if (share * 4.0) as u32 > quarters {
+                quarters = (share * 4.0) as u32;
+                tracing::info!(model = model.as_str(), percent = quarters * 25, "weights are being loaded");
+            }
+        };
         let model = Arc::new(Model::load(&config.file, &weights.adapters, progress)?);
         *shared = Some(Arc::clone(&model));
         Ok(model)

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use super::audits::AuditFamilies;
+use super::models::ModelFamilies;
 use super::names::{self, Family};
 use crate::confidence::{Feature, Running};
 
@@ -54,6 +55,7 @@ pub(super) struct Families {
     pub(super) pacer_spent: CounterVec,
     pub(super) feedback: IntCounterVec,
     pub(super) audits: AuditFamilies,
+    pub(super) models: ModelFamilies,
     pub(super) capture_dropped: IntCounterVec,
     pub(super) reloads: IntCounterVec,
     pub(super) generation: IntGauge,
@@ -92,6 +94,7 @@ impl Families {
             pacer_spent: dollars(&names::PACER_SPENT)?,
             feedback: counts(&names::FEEDBACK)?,
             audits: AuditFamilies::register(registry)?,
+            models: ModelFamilies::register(registry)?,
             capture_dropped: counts(&names::CAPTURE_DROPPED)?,
             reloads: counts(&names::RELOADS)?,
             generation: keep(registry, IntGauge::with_opts(opts(&names::GENERATION))?)?,

@@ -10,6 +10,7 @@ mod capture;
 mod families;
 mod line;
 mod log;
+mod models;
 pub mod names;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::account::{
     AttemptOutcome, AttemptReceipt, AuditReceipt, Outcome, Pacers, PlanKind, Reason, Receipt, Record,
 };
-use crate::backend::{Breaker, Status};
+use crate::backend::{Breaker, Figures, Status};
 use crate::confidence::AuditStatus;
 use crate::control::Capture;
 use crate::error::{Error, Origin, Result};
@@ -143,6 +144,12 @@ impl Metrics {
     pub fn show_audits(&self, slices: &[AuditStatus]) {
         let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.families.audits.show(slices);
+    }
+
+    /// Takes over what the local models take and have done; for the next [`Metrics::render`].
+    pub fn show_models(&self, models: &[(ModelId, Figures)]) {
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.families.models.show(models);
     }
 
     fn set_gauges(&self, statuses: &[(ModelId, Status)]) {
