@@ -84,7 +84,7 @@ impl Collector for Batches {
         if shown.is_empty() {
             return Vec::new();
         }
-        let mut family = MetricFamily::new();
+        let mut family = MetricFamily::default();
         family.set_name(self.desc.fq_name.clone());
         family.set_help(self.desc.help.clone());
         family.set_field_type(MetricType::HISTOGRAM);
@@ -94,18 +94,18 @@ impl Collector for Batches {
 }
 
 fn metric(model: &ModelId, figures: &Figures) -> Metric {
-    let mut label = LabelPair::new();
+    let mut label = LabelPair::default();
     label.set_name("model".to_owned());
     label.set_value(model.as_str().to_owned());
     let mut below = 0;
     let bucket = |(bound, count): (&u32, &u64)| {
         below += count;
-        let mut bucket = Bucket::new();
+        let mut bucket = Bucket::default();
         bucket.set_upper_bound(f64::from(*bound));
         bucket.set_cumulative_count(below);
         bucket
     };
-    let mut histogram = Histogram::new();
+    let mut histogram = Histogram::default();
     histogram.set_bucket(Figures::BATCH_BOUNDS.iter().zip(&figures.batches).map(bucket).collect());
     histogram.set_sample_count(figures.batches.iter().sum());
     histogram.set_sample_sum((figures.prefill_tokens + figures.decode_tokens) as f64);
