@@ -106,7 +106,11 @@ fn add_known(entry: &Entry, env: &Environment) -> Result<PathBuf, String> {
     let target = control::folder(env).join(&entry.file);
     let Some(hub) = &entry.hub else {
         let way_out = format!("python3 models/fetch.py {}", entry.name);
-        return if target.is_file() { Ok(target) } else { Err(format!("{} is on no hub; get it with: {way_out}", entry.name)) };
+        return if target.is_file() {
+            Ok(target)
+        } else {
+            Err(format!("{} is on no hub; get it with: {way_out}", entry.name))
+        };
     };
     let wanted = Wanted { repo: &hub.repo, file: &hub.file, sha256: Some(&entry.sha256), target: &target };
     fetch(wanted, env)?;

@@ -37,12 +37,10 @@ pub(super) async fn build(
         load_wait: checked.load_wait,
         tasks: audits.tasks().clone(),
     };
-    let host = Host::open(models, terms, previous.map(|snapshot| &snapshot.host)).await.map_err(
-        |errors| {
-            let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
-            errors.into_iter().map(problem).collect::<Vec<_>>()
-        },
-    )?;
+    let host = Host::open(models, terms, previous.map(|snapshot| &snapshot.host)).await.map_err(|errors| {
+        let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
+        errors.into_iter().map(problem).collect::<Vec<_>>()
+    })?;
     let mut backends = wire_backends(&checked, &host, &upstreams);
     backends.models.extend(stand_ins.clone());
     backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());

@@ -58,8 +58,12 @@ impl Checker<'_> {
         let (file, adapter) = match (&raw.file, &raw.adapter) {
             (Some(file), None) => (self.find(file), Ok(None)),
             (None, Some(adapter)) => self.adapter(adapter),
-            (Some(_), Some(_)) => (Err("file and adapter: want one; an adapter takes the file of its model".to_owned()), Ok(None)),
-            (None, None) => (Err("want file = \"…\", or adapter = { of = \"local/NAME\", file = \"…\" }".to_owned()), Ok(None)),
+            (Some(_), Some(_)) => {
+                (Err("file and adapter: want one; an adapter takes the file of its model".to_owned()), Ok(None))
+            }
+            (None, None) => {
+                (Err("want file = \"…\", or adapter = { of = \"local/NAME\", file = \"…\" }".to_owned()), Ok(None))
+            }
         };
         let file = file.unwrap_or_else(|message| {
             problems.push(message);
@@ -99,7 +103,8 @@ impl Checker<'_> {
             (_, Err(message)) => Err(format!("adapter: {message}")),
             (Err(_), Ok(_)) => Ok(None),
             (Ok(base), Ok(file)) => {
-                let fits = if base.file.as_os_str().is_empty() { Ok(()) } else { check_adapter_files(&file, &base.file) };
+                let fits =
+                    if base.file.as_os_str().is_empty() { Ok(()) } else { check_adapter_files(&file, &base.file) };
                 let adapter = || Adapter { of: base.id.clone(), modified: modified(&file), file: file.clone(), scale };
                 fits.map(|()| Some(adapter())).map_err(|message| format!("adapter: {message}"))
             }
@@ -112,7 +117,8 @@ impl Checker<'_> {
         let id = local_name(of).map(|name| ModelId::new(format!("local/{name}")));
         let known = &self.checked.models;
         let plain = || {
-            let names: Vec<&str> = known.iter().filter(|one| one.adapter.is_none()).map(|one| one.id.as_str()).collect();
+            let names: Vec<&str> =
+                known.iter().filter(|one| one.adapter.is_none()).map(|one| one.id.as_str()).collect();
             names.join(", ")
         };
         match known.iter().find(|one| Some(&one.id) == id.as_ref()) {

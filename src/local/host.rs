@@ -96,7 +96,8 @@ impl ModelConfig {
 
     /// Whether one engine would do for both: all but the name and the residency is the same.
     fn makes_the_same_engine(&self, other: &ModelConfig) -> bool {
-        let like = |config: &ModelConfig| ModelConfig { id: self.id.clone(), residency: self.residency, ..config.clone() };
+        let like =
+            |config: &ModelConfig| ModelConfig { id: self.id.clone(), residency: self.residency, ..config.clone() };
         like(self) == like(other)
     }
 }

@@ -36,14 +36,13 @@ impl Need {
 
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [
-            ("weights", self.weights),
-            ("adapter", self.adapter),
-            ("KV cache", self.kv),
-            ("buffers", self.buffers),
-        ];
-        let parts: Vec<String> =
-            parts.into_iter().filter(|(_, size)| *size > 0).map(|(name, size)| format!("{name} {}", size_of(size))).collect();
+        let parts =
+            [("weights", self.weights), ("adapter", self.adapter), ("KV cache", self.kv), ("buffers", self.buffers)];
+        let parts: Vec<String> = parts
+            .into_iter()
+            .filter(|(_, size)| *size > 0)
+            .map(|(name, size)| format!("{name} {}", size_of(size)))
+            .collect();
         write!(f, "{} ({})", size_of(self.total()), parts.join(", "))
     }
 }

@@ -4,13 +4,14 @@
 //! file; nothing aborts the process. The weights are memory-mapped. llama.cpp's backend, a
 //! singleton of the process, lives here too. Loaded models are shared by engines and requests.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::{LogOptions, send_logs_to_tracing};
@@ -70,6 +71,12 @@ pub(super) struct Model {
     adapters: Vec<(Stamped, Result<Mutex<LlamaLoraAdapter>, String>)>,
     architecture: String,
     grammars: OnceLock<Result<Mutex<ParserFactory>, String>>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("architecture", &self.architecture).finish_non_exhaustive()
+    }
 }
 
 impl Model {

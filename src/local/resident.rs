@@ -239,7 +239,8 @@ impl Resident {
                 }
                 Found::Loading(mut loading) => {
                     if timeout_at(deadline, loading.wait_for(|done| *done)).await.is_err() {
-                        let message = format!("{} is still being loaded after {} s; try again", call.model, wait.as_secs());
+                        let message =
+                            format!("{} is still being loaded after {} s; try again", call.model, wait.as_secs());
                         return Err(unavailable(message).code("model_loading").retry(Retry::After(COME_AGAIN)));
                     }
                 }

@@ -125,8 +125,7 @@ impl Drop for Using {
 impl Shelf {
     /// An empty table; `available` tells what the system still gives.
     pub(super) fn new(terms: Terms, available: fn() -> Option<u64>) -> Arc<Shelf> {
-        let entries =
-            Entries { terms, next: 0, held: BTreeMap::new(), weights: Vec::new(), adapters: Vec::new() };
+        let entries = Entries { terms, next: 0, held: BTreeMap::new(), weights: Vec::new(), adapters: Vec::new() };
         Arc::new(Shelf { entries: Mutex::new(entries), changed: Notify::new(), clock: AtomicU64::new(1), available })
     }
 
@@ -270,7 +269,8 @@ impl Entries {
             true => format!("of memory = {}", size_of(limit)),
             false => format!("of {} that the system gives", size_of(limit)),
         };
-        let mut pinned: Vec<&str> = self.held.values().filter(|entry| entry.is_pinned()).map(|entry| entry.name.as_str()).collect();
+        let mut pinned: Vec<&str> =
+            self.held.values().filter(|entry| entry.is_pinned()).map(|entry| entry.name.as_str()).collect();
         pinned.sort_unstable();
         pinned.dedup();
         let unload = if pinned.is_empty() { String::new() } else { format!(", or unload {}", pinned.join(" or ")) };

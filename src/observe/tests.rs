@@ -248,19 +248,20 @@ fn local_models_tell_their_memory_state_loads_tokens_and_batches() {
         r#"weir_model_memory_bytes{kind="weights",model="local/small"} 5"#,
         r#"weir_model_memory_bytes{kind="kv",model="local/small"} 7"#,
         r#"weir_model_state{model="local/small",state="warm"} 1"#,
-        r#"weir_model_state{model="local/small",state="loading"} 0"#,
         r#"weir_model_state{model="local/gone",state="unloaded"} 1"#,
         r#"weir_model_loads_total{model="local/small",outcome="ok"} 2"#,
         r#"weir_model_loads_total{model="local/small",outcome="failed"} 1"#,
         r#"weir_engine_tokens_total{kind="prefill",model="local/small"} 40"#,
         r#"weir_engine_tokens_total{kind="decode",model="local/small"} 3"#,
-        r#"weir_engine_batch_tokens_bucket{model="local/small",le="1"} 1"#,
-        r#"weir_engine_batch_tokens_bucket{model="local/small",le="256"} 2"#,
-        r#"weir_engine_batch_tokens_bucket{model="local/small",le="+Inf"} 3"#,
         r#"weir_engine_batch_tokens_sum{model="local/small"} 43"#,
         r#"weir_engine_batch_tokens_count{model="local/small"} 3"#,
     ];
-    assert_samples(&metrics.render(&[]), &expected);
+    let scrape = metrics.render(&[]);
+    assert_samples(&scrape, &expected);
+    for (bound, below) in [("1", 1), ("4", 2), ("256", 2), ("+Inf", 3)] {
+        let line = format!("weir_engine_batch_tokens_bucket{{model=\"local/small\",le=\"{bound}\"}} {below}");
+        assert!(scrape.contains(&line), "{line}\n{scrape}");
+    }
     metrics.show_models(&[]);
     assert!(!metrics.render(&[]).contains("local/gone"), "gone with its model");
 }

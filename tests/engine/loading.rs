@@ -73,7 +73,8 @@ fn a_model_whose_weights_are_damaged_fails_its_test_prompt() {
         let end = bytes.len();
         // Scales of all ones are no numbers.
         bytes[end - (1 << 20)..].fill(0xff);
-        let message = refusal(ModelConfig { slots: 1, context: Some(512), ..broken(folder.path(), "nan.gguf", &bytes) }).await;
+        let message =
+            refusal(ModelConfig { slots: 1, context: Some(512), ..broken(folder.path(), "nan.gguf", &bytes) }).await;
         assert!(message.contains("fails its test prompt"), "{message}");
     });
 }
@@ -96,8 +97,9 @@ fn what_does_not_fit_the_budget_is_refused_with_figures_before_it_is_loaded() {
 fn every_problem_is_told_at_once() {
     runtime().block_on(async {
         let nowhere = |name: &str| ModelConfig::new(ModelId::new(name), "nowhere.gguf");
-        let errors =
-            Host::open(vec![nowhere("local/a"), nowhere("local/b")], Terms::new(1), None).await.expect_err("both are missing");
+        let errors = Host::open(vec![nowhere("local/a"), nowhere("local/b")], Terms::new(1), None)
+            .await
+            .expect_err("both are missing");
         assert_eq!(errors.iter().map(|error| error.model.as_str()).collect::<Vec<_>>(), ["local/a", "local/b"]);
     });
 }
@@ -110,7 +112,8 @@ fn an_unchanged_model_keeps_its_engine_over_a_reload() {
         let first = Host::open(vec![kept.clone(), changed.clone()], Terms::new(1), None).await.expect("both load");
         let changed = ModelConfig { slots: 2, ..changed };
         // Another number of threads changes nothing while the process lives.
-        let second = Host::open(vec![kept.clone(), changed.clone()], Terms::new(2), Some(&first)).await.expect("both load");
+        let second =
+            Host::open(vec![kept.clone(), changed.clone()], Terms::new(2), Some(&first)).await.expect("both load");
         let same = |id| Arc::ptr_eq(&first.backend(id).expect("first"), &second.backend(id).expect("second"));
         assert!(same(&kept.id) && !same(&changed.id));
         assert!(second.backend(&ModelId::new("local/none")).is_none());

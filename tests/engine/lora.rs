@@ -17,8 +17,7 @@ pub(crate) fn write(folder: &Path, seed: u64, architecture: &str) -> PathBuf {
     header.extend(3_u32.to_le_bytes());
     header.extend((2 * layers.len() as u64).to_le_bytes());
     header.extend(4_u64.to_le_bytes());
-    for (key, value) in
-        [("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", architecture)]
+    for (key, value) in [("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", architecture)]
     {
         text(&mut header, key);
         header.extend(8_u32.to_le_bytes());

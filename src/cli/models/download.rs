@@ -69,7 +69,10 @@ impl Download<'_> {
         match (self.free)(folder) {
             Some(free) if free < missing.saturating_add(SPARE) => {
                 let (missing, free) = (size(missing), size(free));
-                Err(format!("{missing} are to be downloaded, {free} are free in {}; make room, or set WEIR_MODELS", folder.display()))
+                Err(format!(
+                    "{missing} are to be downloaded, {free} are free in {}; make room, or set WEIR_MODELS",
+                    folder.display()
+                ))
             }
             _ => Ok(()),
         }

@@ -116,7 +116,9 @@ impl Hub {
         let page = format!("{}/{repo}", self.endpoint);
         let told = match (status.as_u16(), self.token.is_some()) {
             (401 | 403, false) => format!("{repo} is gated or private: accept its licence at {page} and set HF_TOKEN"),
-            (401 | 403, true) => format!("HF_TOKEN may not read {repo}: accept its licence at {page}, or use another token"),
+            (401 | 403, true) => {
+                format!("HF_TOKEN may not read {repo}: accept its licence at {page}, or use another token")
+            }
             (404, _) => format!("no file {file} in {repo}; its files are listed at {page}/tree/main"),
             (429, _) => format!("{} asks for fewer requests; try again later, or set HF_TOKEN", self.endpoint),
             _ => format!("{} answers {status}; try again", self.endpoint),

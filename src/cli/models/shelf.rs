@@ -34,7 +34,11 @@ pub(super) fn take_in(file: &Path, copy: bool, env: &Environment) -> Result<Path
         return Ok(target);
     }
     if super::free_bytes(&folder).is_some_and(|free| free < header.bytes) {
-        return Err(format!("{} do not fit into {}; leave out --copy to link it", size(header.bytes), folder.display()));
+        return Err(format!(
+            "{} do not fit into {}; leave out --copy to link it",
+            size(header.bytes),
+            folder.display()
+        ));
     }
     let part = beside(&target, ".part");
     fs::copy(&real, &part).and_then(|_| fs::rename(&part, &target)).map_err(told)?;
