@@ -90,7 +90,7 @@ const MODELS: &[Row] = &[
         &["model \"y\": adapter: ", "not a GGUF file"],
     ),
     ("memory = \"1MiB\" #!\nUP\n", &["memory = 1.0 MiB", "no model fits"]),
-    ("[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nresidency = \"never\"\n", &["never", "on_demand"]),
+    ("[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nresidency = \"never\" #!\n", &["never", "on_demand"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nslots = 0\n", &["slots = 0", "want 1 to 256"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nslots = 257\n", &["slots = 257", "want 1 to 256"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\ncontext = 0\n", &["context = 0", "1 or more"]),
