@@ -206,7 +206,7 @@ mod tests {
             };
             let new = Holding { loading: true, ..holding(wanted.weights, wanted.own, 0) };
             let stays =
-                |place: &usize, leaving: &[usize]| !leaving.contains(place) && !(others_gone && held[*place].leaving);
+                |place: &usize, leaving: &[usize]| !(leaving.contains(place) || others_gone && held[*place].leaving);
             let staying = |leaving: &[usize]| -> Vec<Holding> {
                 (0..held.len()).filter(|place| stays(place, leaving)).map(|place| held[place]).chain([new]).collect()
             };

@@ -52,8 +52,8 @@ fn text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(text.as_bytes());
 }
 
-/// A number between -0.1 and 0.1 (a linear congruential generator).
+/// A number between -0.3 and 0.3 (a linear congruential generator).
 fn value(random: &mut u64) -> f32 {
     *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    ((*random >> 40) as f32 / (1_u64 << 24) as f32 - 0.5) * 0.2
+    ((*random >> 40) as f32 / (1_u64 << 24) as f32 - 0.5) * 0.6
 }
