@@ -77,6 +77,69 @@ pub struct Status {
     pub kv_used_ratio: f32,
     /// Whether calls flow.
     pub breaker: Breaker,
+    /// How much of it is in memory; of what is not ours: [`State::Warm`].
+    pub state: State,
+}
+
+/// Where a model stands between its file and its answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum State {
+    /// It answers at once.
+    #[default]
+    Warm,
+    /// It is being loaded, or passes its test prompt.
+    Loading,
+    /// It answers a share of another model's requests, on trial.
+    Canary,
+    /// It answers what it began, and nothing new.
+    Draining,
+    /// It is not in memory; its first request loads it.
+    Unloaded,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [State; 5] = [State::Loading, State::Warm, State::Canary, State::Draining, State::Unloaded];
+
+    /// The state's name in metrics and on the admin port.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Warm => "warm",
+            State::Loading => "loading",
+            State::Canary => "canary",
+            State::Draining => "draining",
+            State::Unloaded => "unloaded",
+        }
+    }
+}
+
+/// What a local model takes and has done, for metrics: counts are of the whole process, over loads and
+/// configurations.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Figures {
+    /// Where it stands.
+    pub state: State,
+    /// How much of the loading is done, while it is [`State::Loading`]: 0 … 1.
+    pub progress: f32,
+    /// Bytes of its weights in memory; models of one file share them, and each tells them.
+    pub weights_bytes: u64,
+    /// Bytes of its KV cache.
+    pub kv_bytes: u64,
+    /// Loads that succeeded.
+    pub loads: u64,
+    /// Loads that failed.
+    pub failed_loads: u64,
+    /// Tokens of prompts that were read.
+    pub prefill_tokens: u64,
+    /// Tokens that were decoded, one for each step of each answer.
+    pub decode_tokens: u64,
+    /// Batches by size: of at most so many tokens as [`Figures::BATCH_BOUNDS`] says; the last: of more.
+    pub batches: [u64; Figures::BATCH_BOUNDS.len() + 1],
+}
+
+impl Figures {
+    /// Upper bounds of the sizes that batches are counted by.
+    pub const BATCH_BOUNDS: [u32; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 }
 
 /// The state of a circuit breaker.

@@ -1,4 +1,4 @@
-//! The command line: `weir serve | check | eval | calibrate | gap | replay`.
+//! The command line: `weir serve | check | eval | calibrate | gap | models | replay`.
 //!
 //! Flags win over `WEIR_…` environment variables, which win over the configuration file. Called
 //! by `main` only; the one room that prints.
@@ -7,6 +7,7 @@ mod against;
 mod calibrate;
 mod eval;
 mod gap;
+mod models;
 mod operator;
 mod replay;
 mod request;
@@ -25,6 +26,7 @@ pub use against::check_against;
 pub use calibrate::Calibrate;
 pub use eval::Eval;
 pub use gap::Gap;
+pub use models::Models;
 pub use replay::Replay;
 
 /// An OpenAI-compatible gateway with small llama.cpp models inside.
@@ -59,6 +61,8 @@ pub enum Command {
     Calibrate(Calibrate),
     /// Make a predictor of the gap between two models of their graded answers.
     Gap(Gap),
+    /// The models on this machine: download, list, inspect, remove.
+    Models(Models),
     /// Replay a log of past requests: what routers would have made of it, without calling anybody.
     Replay(Replay),
 }

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Eval(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Calibrate(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Gap(flags) => flags.run().map(|()| ExitCode::SUCCESS),
+        Command::Models(flags) => flags.run().map(|()| ExitCode::SUCCESS),
         Command::Replay(flags) => flags.run().map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|message| {

@@ -4,6 +4,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test's own functions fail the test")]
 
+mod adapters;
 mod answers;
 mod batches;
 mod embeddings;
@@ -11,4 +12,6 @@ mod evidence;
 mod harness;
 mod limits;
 mod loading;
+mod lora;
+mod residency;
 mod schemas;

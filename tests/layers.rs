@@ -76,6 +76,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("prost", &["observe"]),
     ("cel", &["policy"]),
     ("csv", &["lab"]),
+    ("rustix", &["cli"]),
+    ("ureq", &["cli"]),
     ("flate2", &["lab"]),
 ];
 

@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream, SelectAll, select_all};
 use tokio::time::Instant;
 use weir::backend::{Backend, Call};
 use weir::error::Result;
-use weir::local::{Host, ModelConfig};
+use weir::local::{Host, ModelConfig, Terms};
 use weir::request::{Ask, ClientBody, Delta, ModelId, Part, Prompt, Request, Sampling, TenantId, Text};
 
 use crate::pass::{Clocks, Fill, Pass};
@@ -25,7 +25,7 @@ impl Served {
     pub(crate) async fn open(file: &Path) -> Served {
         let model = ModelId::new("local/bench");
         let config = ModelConfig { context: Some(CONTEXT), slots: SLOTS, ..ModelConfig::new(model.clone(), file) };
-        let host = Host::open(vec![config], 1, None).await.expect("the model loads");
+        let host = Host::open(vec![config], Terms::new(1), None).await.expect("the model loads");
         Served { engine: host.backend(&model).expect("the model is there"), model }
     }
 

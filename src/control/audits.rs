@@ -71,6 +71,11 @@ impl Audits {
         })
     }
 
+    /// Where work runs that outlives a request.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
     /// Who audits; one for the life of the process.
     pub(super) fn auditor(self: &Arc<Self>) -> Auditor {
         Auditor::new(self.tasks.clone(), Some(Arc::clone(self) as Arc<dyn Store>))

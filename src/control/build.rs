@@ -15,7 +15,7 @@ use super::snapshot::{Routes, Snapshot};
 use crate::backend::Backend;
 use crate::error::Problem;
 use crate::execute::{Backends, Lasting};
-use crate::local::{Host, LoadError};
+use crate::local::{Host, LoadError, Terms};
 use crate::policy::{Names, Policy};
 use crate::request::ModelId;
 use crate::upstream::Upstream;
@@ -40,12 +40,16 @@ pub(super) async fn build(
         discover(one, &upstreams).await;
     }
     let models = checked.models.iter().filter(|model| !stand_ins.contains_key(&model.id)).cloned().collect();
-    let host = Host::open(models, checked.engine_threads, previous.map(|snapshot| &snapshot.host)).await.map_err(
-        |errors| {
-            let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
-            errors.into_iter().map(problem).collect::<Vec<_>>()
-        },
-    )?;
+    let terms = Terms {
+        engine_threads: checked.engine_threads,
+        memory: checked.memory,
+        load_wait: checked.load_wait,
+        tasks: audits.tasks().clone(),
+    };
+    let host = Host::open(models, terms, previous.map(|snapshot| &snapshot.host)).await.map_err(|errors| {
+        let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
+        errors.into_iter().map(problem).collect::<Vec<_>>()
+    })?;
     let mut backends = wire_backends(&checked, &host, &upstreams);
     backends.models.extend(stand_ins.clone());
     backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());

@@ -118,13 +118,13 @@ impl<'a> Calibrations<'a> {
         self.prices.is_some_and(|prices| prices.of(model).is_none())
     }
 
-    /// Adds the hash of a local model's file to the names.
+    /// Adds the hash of a local model's files to the names.
     fn hash(&self, model: &str, names: &mut Names) -> Result<(), String> {
         let id = names.resolve(model);
         let Some(model) = self.models.iter().find(|model| Some(&model.id) == id.as_ref()) else {
             return Ok(());
         };
-        let hash = self.hashes.sha256(&model.file).map_err(|error| {
+        let hash = self.hashes.of_model(model).map_err(|error| {
             format!("cannot read {} to see whether it is for that file: {error}", model.file.display())
         })?;
         names.files.insert(model.id.clone(), hash);

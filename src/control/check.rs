@@ -11,11 +11,10 @@ use http::header::{AUTHORIZATION, HeaderName};
 
 use super::calibrations::Calibrations;
 use super::capture::{self, Capture};
-use super::read::{self, Placed, Raw, RawCapture, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
+use super::read::{self, Placed, Raw, RawCapture, RawKey, RawTenant, RawUpstream, RawVirtual};
 use super::sources::{Reading, Sources};
 use super::values::{
-    NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
-    parse_endpoint, secret,
+    NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_name, own_name, parse_endpoint, secret,
 };
 use super::{Options, Telemetry, bodies, defaults, telemetry};
 use crate::account::{Keys, Prices};
@@ -41,6 +40,10 @@ pub struct Checked {
     pub engine_threads: usize,
     /// Where what outlives the process is kept; `None`: nowhere.
     pub state: Option<PathBuf>,
+    /// Bytes that all local models together may take; `None`: what the system gives.
+    pub memory: Option<u64>,
+    /// How long a request waits for a model to be loaded.
+    pub load_wait: Duration,
     /// What holds without being an error.
     pub warnings: Vec<String>,
     /// Whether requests and answers are logged, and where.
@@ -90,7 +93,8 @@ pub(super) struct CheckedUpstream {
 }
 
 const MOST_THREADS: usize = 1024;
-const MOST_SLOTS: u32 = 256;
+/// How long a request waits for a model to be loaded.
+const LOAD_WAIT: Duration = Duration::from_secs(60);
 const MOST_ENDPOINTS: usize = 64;
 
 /// Reads and checks what the options name; without a file, the built-in configuration.
@@ -121,10 +125,10 @@ pub(super) fn read_as(options: &Options, reading: &Reading) -> Result<Checked, V
 /// Collects the checked parts and every problem.
 pub(super) struct Checker<'a> {
     pub(super) options: &'a Options,
-    reading: &'a Reading,
+    pub(super) reading: &'a Reading,
     pub(super) checked: Checked,
     pub(super) problems: Vec<Problem>,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     /// Where the admin port's address is given.
     admin_place: String,
     drafts: Vec<Draft>,
@@ -145,6 +149,8 @@ impl<'a> Checker<'a> {
             workers: cores,
             engine_threads: cores.saturating_sub(1).max(1),
             state: default_state(&options.env),
+            memory: None,
+            load_wait: LOAD_WAIT,
             warnings: Vec::new(),
             capture: None,
             watch: true,
@@ -190,9 +196,7 @@ impl<'a> Checker<'a> {
             self.price_file(&prices);
         }
         if self.options.models.is_empty() {
-            for model in raw.models {
-                self.model(model);
-            }
+            self.models(raw.models);
         }
         for upstream in raw.upstreams {
             if !raw.tenants.is_empty() {
@@ -227,6 +231,7 @@ impl<'a> Checker<'a> {
             self.admin_token(token);
         }
         bodies::check(raw, &mut self.checked.limits, &mut self.problems);
+        self.memory(raw);
         if let Some(state) = &raw.state {
             if state.value.is_empty() {
                 self.problems.push(state.problem("state is empty; want a folder"));
@@ -332,36 +337,6 @@ impl<'a> Checker<'a> {
             }
             Err(problems) => self.problems.extend(problems),
         }
-    }
-
-    fn model(&mut self, model: Placed<RawModel>) {
-        let Some(name) = local_name(&model.value.name) else {
-            let message = format!("model name \"{}\": want local/NAME; {NAME_FORM}", model.value.name);
-            return self.problems.push(model.problem(message));
-        };
-        if let Some(slots) = model.value.slots.filter(|slots| !(1..=MOST_SLOTS).contains(slots)) {
-            self.problems.push(model.problem(format!("model \"{name}\": slots = {slots}; want 1 to {MOST_SLOTS}")));
-        }
-        if model.value.context == Some(0) {
-            self.problems.push(model.problem(format!("model \"{name}\": context = 0; want 1 or more")));
-        }
-        // Without its file the name is known all the same, so that policies are not blamed.
-        let file =
-            find_file(&model.value.file, &self.folder, &self.options.env, self.reading).unwrap_or_else(|message| {
-                self.problems.push(model.problem(format!("model \"{name}\": {message}")));
-                PathBuf::new()
-            });
-        self.add_model(local_model(name, file, &model.value), &model.place);
-    }
-
-    /// Adds a local model, unless its name is taken.
-    pub(super) fn add_model(&mut self, model: ModelConfig, place: &str) {
-        if self.checked.models.iter().any(|known| known.id == model.id) {
-            let message = format!("model \"{}\" is given twice", model.id);
-            return self.problems.push(Problem { place: place.to_owned(), message });
-        }
-        let modified = self.reading.model(&model.file);
-        self.checked.models.push(ModelConfig { modified, ..model });
     }
 
     fn upstream(&mut self, upstream: Placed<RawUpstream>) {

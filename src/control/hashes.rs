@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use ring::digest::{Context, SHA256};
+use ring::digest::{Context, SHA256, digest};
+
+use crate::local::ModelConfig;
 
 const PIECE: usize = 1 << 20;
 
@@ -29,8 +31,17 @@ struct Known {
 }
 
 impl Hashes {
+    /// What a calibration knows a model by: the SHA-256 of its file; with an adapter, of the text
+    /// `FILE ADAPTER SCALE`, the first two as SHA-256, since each of the three changes its answers.
+    pub(super) fn of_model(&self, model: &ModelConfig) -> io::Result<String> {
+        let file = self.sha256(&model.file)?;
+        let Some(adapter) = &model.adapter else { return Ok(file) };
+        let text = format!("{file} {} {}", self.sha256(&adapter.file)?, adapter.scale);
+        Ok(hexadecimal(digest(&SHA256, text.as_bytes()).as_ref()))
+    }
+
     /// The file's SHA-256 in 64 hexadecimal digits; blocks while the file is read.
-    pub(super) fn sha256(&self, file: &Path) -> io::Result<String> {
+    pub fn sha256(&self, file: &Path) -> io::Result<String> {
         let now = fs::metadata(file)?;
         let (bytes, modified) = (now.len(), now.modified()?);
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned();
@@ -54,12 +65,18 @@ fn read(file: &Path) -> io::Result<String> {
             read => hash.update(&piece[..read]),
         }
     }
-    Ok(hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(hash.finish().as_ref()))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::Adapter;
+    use crate::request::ModelId;
 
     /// The SHA-256 of nothing and of `abc` (FIPS 180-4's example).
     const NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -75,6 +92,28 @@ mod tests {
         assert_eq!(hashes.sha256(&file).unwrap(), NOTHING);
         fs::write(&file, b"abc").unwrap();
         assert_eq!(hashes.sha256(&file).unwrap(), ABC);
+    }
+
+    #[test]
+    fn another_adapter_or_scale_is_another_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &[u8]| {
+            fs::write(folder.path().join(name), text).unwrap();
+            folder.path().join(name)
+        };
+        let of = ModelId::new("local/m");
+        let plain = ModelConfig::new(of.clone(), file("m.gguf", b"abc"));
+        let adapted = |name: &str, scale: f32| {
+            let adapter = Adapter { of: of.clone(), file: file(name, name.as_bytes()), modified: None, scale };
+            ModelConfig { adapter: Some(adapter), ..plain.clone() }
+        };
+        let hashes = Hashes::default();
+        let hash = |model: &ModelConfig| hashes.of_model(model).unwrap();
+        assert_eq!(hash(&plain), ABC);
+        let different: std::collections::BTreeSet<String> =
+            [&plain, &adapted("x", 1.0), &adapted("y", 1.0), &adapted("x", 0.5)].into_iter().map(hash).collect();
+        assert_eq!(different.len(), 4);
+        assert!(different.iter().all(|hash| hash.len() == 64));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod defaults;
 mod fixed;
 mod hashes;
 mod history;
+mod models;
 mod propose;
 mod read;
 mod snapshot;
@@ -27,7 +28,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -45,7 +46,7 @@ use audits::Audits;
 use build::Given;
 pub use calibrations::{Parsed, read_policy};
 pub use capture::Capture;
-pub use catalogue::{cache, file_hash};
+pub use catalogue::{Entry, cache, entries, file_hash, folder, hub_file};
 pub use check::{Checked, read};
 pub use checked::{Findings, check_policy, check_prices};
 use fixed::Fixed;
@@ -60,6 +61,14 @@ pub use telemetry::{Protocol, Telemetry};
 pub use trail::Change;
 use trail::Trail;
 pub use watch::Watch;
+
+/// A path (relative to `folder`), a name of the catalogue, or `hf:ORG/REPO:FILE` → a file that is there.
+///
+/// # Errors
+/// No such file, with the way to get it.
+pub fn model_file(text: &str, folder: &Path, env: &Environment) -> Result<PathBuf, String> {
+    values::find_file(text, folder, env, &Reading::default())
+}
 
 /// What the command line says, and the environment.
 #[derive(Debug, Clone, Default)]

@@ -28,6 +28,8 @@ pub(super) struct Raw {
     pub(super) state: Option<Placed<String>>,
     pub(super) admin_token: Option<Placed<RawKey>>,
     pub(super) watch: Option<Placed<bool>>,
+    pub(super) memory: Option<Placed<bytesize::ByteSize>>,
+    pub(super) load_wait: Option<Placed<RawWait>>,
     pub(super) price: Vec<Placed<RawPrice>>,
     pub(super) models: Vec<Placed<RawModel>>,
     pub(super) upstreams: Vec<Placed<RawUpstream>>,
@@ -57,11 +59,33 @@ impl<T> Placed<T> {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawModel {
     pub(super) name: String,
-    pub(super) file: String,
+    /// Not of an adapter's model.
+    pub(super) file: Option<String>,
+    pub(super) adapter: Option<RawAdapter>,
     pub(super) context: Option<u32>,
     pub(super) slots: Option<u32>,
     pub(super) queue: Option<usize>,
+    pub(super) residency: Option<RawResidency>,
 }
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdapter {
+    pub(super) of: String,
+    pub(super) file: String,
+    pub(super) scale: Option<f32>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawResidency {
+    Pinned,
+    OnDemand,
+}
+
+/// A time to wait.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) struct RawWait(#[serde(deserialize_with = "duration")] pub(super) Option<Duration>);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,6 +219,8 @@ pub(super) fn parse(place: &str, source: &str) -> Result<Raw, Problem> {
         state: reader.one("state"),
         admin_token: reader.one("admin_token"),
         watch: reader.one("watch"),
+        memory: reader.one("memory"),
+        load_wait: reader.one("load_wait"),
         price: reader.many("price"),
         models: reader.many("model"),
         upstreams: reader.many("upstream"),
@@ -294,12 +320,12 @@ mod tests {
 
     #[test]
     fn every_problem_of_a_file_is_reported_with_its_line() {
-        let source = "listen = 5\nwhat = 1\n[[model]]\nname = \"a\"\n[[upstream]]\nname = \"u\"\nendpoints = []\nmodels = []\nidle_timeout = \"soon\"\n";
+        let source = "listen = 5\nwhat = 1\n[[model]]\nfile = \"a\"\n[[upstream]]\nname = \"u\"\nendpoints = []\nmodels = []\nidle_timeout = \"soon\"\n";
         let problems: Vec<String> =
             parse("weir.toml", source).unwrap().problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 4, "{problems:#?}");
         assert!(problems[0].starts_with("weir.toml:1: listen: invalid type"), "{}", problems[0]);
-        assert!(problems[1].starts_with("weir.toml:3: model: missing field `file`"), "{}", problems[1]);
+        assert!(problems[1].starts_with("weir.toml:3: model: missing field `name`"), "{}", problems[1]);
         assert!(problems[2].starts_with("weir.toml:9: upstream: `soon` is not a duration"), "{}", problems[2]);
         assert!(problems[3].starts_with("weir.toml:2: unknown key `what`; known: listen, "), "{}", problems[3]);
     }

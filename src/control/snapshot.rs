@@ -10,7 +10,7 @@ use http::Uri;
 
 use crate::account::{Keys, Pacers, Prices};
 use crate::api::{Limits, ModelEntry};
-use crate::backend::Status;
+use crate::backend::{Figures, Status};
 use crate::confidence::{AuditStatus, Ledger};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::execute::Backends;
@@ -131,6 +131,11 @@ impl Snapshot {
         let wild =
             self.backends.wildcards.iter().map(|(name, backend)| (ModelId::new(format!("{name}/*")), backend.status()));
         listed.chain(wild).collect()
+    }
+
+    /// What each local model takes and has done.
+    pub fn figures(&self) -> Vec<(ModelId, Figures)> {
+        self.host.figures()
     }
 
     /// The ledgers of the slices that are audited.

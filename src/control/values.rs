@@ -6,35 +6,27 @@ use std::path::{Path, PathBuf};
 
 use http::Uri;
 
-use super::read::{Placed, RawKey, RawModel, RawPrice};
+use super::read::{Placed, RawKey, RawPrice};
 use super::sources::Reading;
 use super::{Environment, catalogue};
 use crate::account::{Price, Prices};
 use crate::error::Problem;
-use crate::local::ModelConfig;
-use crate::request::{ModelId, Secret};
+use crate::request::Secret;
 
-/// A local model by its bare name, with the file's settings or the defaults.
-pub(super) fn local_model(name: &str, file: PathBuf, raw: &RawModel) -> ModelConfig {
-    let usual = ModelConfig::new(ModelId::new(format!("local/{name}")), file);
-    ModelConfig {
-        context: raw.context,
-        slots: raw.slots.unwrap_or(usual.slots),
-        queue: raw.queue.unwrap_or(usual.queue),
-        ..usual
-    }
-}
-
-/// A path, a name of the catalogue, or `hf:ORG/REPO:FILE` → a file that is there.
+/// A path (relative to `folder`), a name of the catalogue, or `hf:ORG/REPO:FILE` → a file that is there.
+///
+/// # Errors
+/// No such file, with the way to get it.
 pub(super) fn find_file(text: &str, folder: &Path, env: &Environment, reading: &Reading) -> Result<PathBuf, String> {
     let known = || catalogue::entries().into_iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
-    let (file, way_out) = if let Some(rest) = text.strip_prefix("hf:") {
-        let name =
-            rest.rsplit_once(':').map(|(_, file)| file).ok_or_else(|| format!("\"{text}\": want hf:ORG/REPO:FILE"))?;
-        let name = name.rsplit('/').next().unwrap_or(name);
-        (catalogue::folder(env).join(name), format!("download {name} into {}", catalogue::folder(env).display()))
+    let (file, way_out) = if text.starts_with("hf:") {
+        let file = catalogue::hub_file(text, env)?;
+        let name = file.file_name().unwrap_or_default();
+        // `make models` and older releases put files of the hub straight into the folder.
+        let plain = catalogue::folder(env).join(name);
+        (if plain.is_file() { plain } else { file }, format!("get it with: weir models add {text}"))
     } else if let Some(file) = catalogue::file_of(text, env) {
-        (file, format!("get it with: make models (fetches {text})"))
+        (file, format!("get it with: weir models add {text}, or make models"))
     } else {
         (folder.join(text), format!("want a GGUF file or a name of the catalogue: {}", known()))
     };

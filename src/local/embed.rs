@@ -20,13 +20,14 @@ use llama_cpp_2::token::LlamaToken;
 use tokio::time::Instant;
 
 use super::aside::{Waiting, fault, prepare_aside};
-use super::engine::Rules;
+use super::engine::{Lease, Rules};
 use super::gauges::{Gauges, Place};
-use super::model::{Model, llama};
+use super::model::{Model, Scaled, llama};
 use super::outlet::{Flow, Outlet, engine_ended, outlet, read_too_slowly};
 use super::prepare::{check_bytes, check_tokens};
 use super::refuse;
 use super::schedule::Speed;
+use super::tally::Tally;
 use super::threads::ThreadBudget;
 use crate::backend::{Backend, Call, Completion, Status};
 use crate::error::Result;
@@ -59,18 +60,18 @@ struct Order {
 
 impl Embedder {
     /// Starts the thread; an error is one sentence.
-    pub(super) fn start(
-        model: Arc<Model>,
-        rules: Rules,
-        budget: ThreadBudget,
-        queue: usize,
-    ) -> std::result::Result<Self, String> {
+    pub(super) fn start(model: Arc<Model>, lease: Lease, queue: usize) -> std::result::Result<Self, String> {
+        let Lease { rules, budget, adapter, tally, seat } = lease;
         let gauges = Gauges::new(rules.slots as u32, queue);
         let (requests, arrivals) = mpsc::sync_channel(queue + rules.slots);
         let (ready, started) = mpsc::channel();
         let (owned, told) = (model.clone(), gauges.clone());
-        let desk = Desk { rules, budget, requests: arrivals, gauges: gauges.clone() };
-        let run = move || told.outlive(|| own_context(&owned, desk, &ready));
+        let desk = Desk { rules, budget, requests: arrivals, gauges: gauges.clone(), tally };
+        let run = move || {
+            told.outlive(|| own_context(&owned, adapter.as_ref(), desk, &ready));
+            drop(owned);
+            drop(seat);
+        };
         let thread = std::thread::Builder::new().name("weir-embed".into());
         thread.spawn(run).map_err(|error| format!("no thread for the engine: {error}"))?;
         started.recv().unwrap_or_else(|_| Err("the engine ended while it started".into()))?;
@@ -101,16 +102,8 @@ impl Backend for Embedder {
     }
 
     fn check(&self, request: &Request) -> Result<()> {
-        let Ask::Embed(embed) = &request.ask else {
-            return Err(refuse::local("model", "this model makes embeddings and generates no text"));
-        };
-        let made = self.model.llama.n_embd_out().unsigned_abs();
-        match embed.dimensions {
-            Some(wanted) if wanted != made => {
-                Err(refuse::local("dimensions", format!("this model makes {made} dimensions, not {wanted}")))
-            }
-            _ => Ok(()),
-        }
+        let Ask::Embed(embed) = &request.ask else { return Err(refuse::no_text()) };
+        refuse::dimensions(embed, self.model.llama.n_embd_out().unsigned_abs().into())
     }
 }
 
@@ -145,10 +138,16 @@ struct Desk {
     budget: ThreadBudget,
     requests: Receiver<Order>,
     gauges: Arc<Gauges>,
+    tally: Arc<Tally>,
 }
 
 /// The life of the thread.
-fn own_context(model: &Model, desk: Desk, ready: &mpsc::Sender<std::result::Result<(), String>>) {
+fn own_context(
+    model: &Model,
+    adapter: Option<&Scaled>,
+    desk: Desk,
+    ready: &mpsc::Sender<std::result::Result<(), String>>,
+) {
     // An encoder reads a whole text at once, so the batch holds the longest.
     let tokens = desk.rules.context as u32;
     let pooling = match model.number("pooling_type") {
@@ -168,7 +167,10 @@ fn own_context(model: &Model, desk: Desk, ready: &mpsc::Sender<std::result::Resu
     let context = llama().and_then(|llama| {
         let _making = llama.making.lock();
         let context = model.llama.new_context(&llama.backend, params);
-        context.map_err(|_| "llama.cpp could not make its context: too little memory; lower `context`".into())
+        let mut context = context
+            .map_err(|_| "llama.cpp could not make its context: too little memory; lower `context`".to_owned())?;
+        model.apply(adapter, &mut context)?;
+        Ok(context)
     });
     match context {
         Ok(context) => {
@@ -267,7 +269,9 @@ impl Reader<'_> {
         let decoded = self.context.decode(&mut self.batch);
         let took = begun.elapsed();
         drop(permit);
-        self.speed.observe(self.batch.n_tokens() as usize, took);
+        let tokens = self.batch.n_tokens() as usize;
+        self.speed.observe(tokens, took);
+        self.desk.tally.batch(tokens, 0);
         self.desk.gauges.took(took);
         let mut failed = decoded.err().map(|error| error.to_string());
         for (sequence, &owner) in owners.iter().enumerate() {

@@ -35,9 +35,12 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::gauges::Gauges;
 use super::job::Job;
+use super::model::Scaled;
 use super::outlet::{Flow, read_too_slowly};
 use super::schedule::{self, Held, Placement, Prefill, Speed};
+use super::shelf::Seat;
 use super::slot::{Phase, Run, Slot};
+use super::tally::Tally;
 use super::threads::ThreadBudget;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Kind, Origin, Retry};
@@ -55,12 +58,28 @@ pub(super) struct Parts {
     pub(super) requests: Receiver<Job>,
     /// Where its numbers are told.
     pub(super) gauges: Arc<Gauges>,
+    /// Where they are counted.
+    pub(super) tally: Arc<Tally>,
     /// The process-wide budget of compute threads.
     pub(super) budget: ThreadBudget,
     /// The tokens of the model.
     pub(super) vocabulary: Arc<Vocabulary>,
     /// How it behaves.
     pub(super) rules: Rules,
+}
+
+/// What an engine is given for its life, by whoever loads it.
+pub(super) struct Lease {
+    /// How it behaves.
+    pub(super) rules: Rules,
+    /// The process-wide budget of compute threads.
+    pub(super) budget: ThreadBudget,
+    /// What its context adds to the weights.
+    pub(super) adapter: Option<Scaled>,
+    /// Where its batches are counted.
+    pub(super) tally: Arc<Tally>,
+    /// Its room in memory, given back when its thread has ended.
+    pub(super) seat: Seat,
 }
 
 /// How an engine behaves.
@@ -91,6 +110,8 @@ pub(super) struct Engine<'model> {
     speed: Speed,
     arrivals: u64,
     clock: u64,
+    /// Sequences of the batch that decode; the rest of it is prompts.
+    decoding: usize,
     open: bool,
 }
 
@@ -112,6 +133,7 @@ impl<'model> Engine<'model> {
             speed: Speed::new(parts.rules.batch),
             arrivals: 0,
             clock: 0,
+            decoding: 0,
             open: true,
             parts,
         }
@@ -340,6 +362,7 @@ impl<'model> Engine<'model> {
                 prefills.push(Prefill { slot: number, arrived: run.request, left: slot.unread() });
             }
         }
+        self.decoding = rows.len();
         let chunk = self.speed.chunk(rows.len());
         for (number, tokens) in schedule::share(&prefills, chunk) {
             let slot = &self.slots[number];
@@ -374,7 +397,9 @@ impl<'model> Engine<'model> {
         let decoded = self.context.decode(&mut self.batch);
         let took = begun.elapsed();
         drop(permit);
-        self.speed.observe(self.batch.n_tokens() as usize, took);
+        let tokens = self.batch.n_tokens() as usize;
+        self.speed.observe(tokens, took);
+        self.parts.tally.batch(tokens.saturating_sub(self.decoding), self.decoding);
         decoded.map_err(|error| {
             let message = format!("the model could not decode a batch: {error}");
             Error::new(Kind::Internal, Origin::Local, message).retry(Retry::Elsewhere)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::backend::{Breaker, Status};
+use crate::backend::{Breaker, State, Status};
 use crate::error::{Error, Kind, Origin, Result, Retry};
 
 /// The numbers of one engine.
@@ -99,6 +99,7 @@ impl Gauges {
             slots: self.slots,
             kv_used_ratio: self.kv_permille.load(Ordering::Relaxed) as f32 / 1000.0,
             breaker: Breaker::Closed,
+            state: State::Warm,
         }
     }
 }

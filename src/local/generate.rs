@@ -11,14 +11,13 @@ use http::HeaderMap;
 use llama_cpp_2::context::params::LlamaContextParams;
 
 use super::aside::{Waiting, prepare_aside};
-use super::engine::{Engine, Parts, Rules};
+use super::engine::{Engine, Lease, Parts};
 use super::gauges::Gauges;
 use super::job::Job;
-use super::model::{Model, llama};
+use super::model::{Model, Scaled, llama};
 use super::outlet::{engine_ended, outlet};
 use super::prepare::prepare;
 use super::refuse;
-use super::threads::ThreadBudget;
 use crate::backend::{Backend, Call, Completion, Status};
 use crate::error::Result;
 use crate::request::{Ask, Request};
@@ -42,22 +41,22 @@ impl fmt::Debug for Generator {
 
 impl Generator {
     /// Starts the engine thread; an error is one sentence.
-    pub(super) fn start(
-        model: Arc<Model>,
-        rules: Rules,
-        budget: ThreadBudget,
-        queue: usize,
-    ) -> std::result::Result<Self, String> {
+    pub(super) fn start(model: Arc<Model>, lease: Lease, queue: usize) -> std::result::Result<Self, String> {
+        let Lease { rules, budget, adapter, tally, seat } = lease;
         let gauges = Gauges::new(rules.slots as u32, queue);
         let (requests, arrivals) = mpsc::sync_channel(queue + rules.slots);
         let (ready, started) = mpsc::channel();
-        let parts =
-            Parts { requests: arrivals, gauges: gauges.clone(), budget, vocabulary: model.vocabulary.clone(), rules };
+        let vocabulary = model.vocabulary.clone();
+        let parts = Parts { requests: arrivals, gauges: gauges.clone(), tally, budget, vocabulary, rules };
         let owned = model.clone();
         let thread = std::thread::Builder::new().name("weir-engine".into()).stack_size(STACK);
         let told = gauges.clone();
         // A panic ends this engine only: its requests fail.
-        let run = move || told.outlive(|| own_context(&owned, parts, &ready));
+        let run = move || {
+            told.outlive(|| own_context(&owned, adapter.as_ref(), parts, &ready));
+            drop(owned);
+            drop(seat);
+        };
         thread.spawn(run).map_err(|error| format!("no thread for the engine: {error}"))?;
         started.recv().unwrap_or_else(|_| Err("the engine ended while it started".into()))?;
         Ok(Generator { model, gauges, requests, context: rules.context as u32 })
@@ -80,7 +79,12 @@ impl Generator {
 }
 
 /// The life of an engine thread.
-fn own_context(model: &Model, parts: Parts, ready: &mpsc::Sender<std::result::Result<(), String>>) {
+fn own_context(
+    model: &Model,
+    adapter: Option<&Scaled>,
+    parts: Parts,
+    ready: &mpsc::Sender<std::result::Result<(), String>>,
+) {
     let rules = parts.rules;
     let cells = NonZeroU32::new((rules.context * rules.slots) as u32);
     let params = LlamaContextParams::default()
@@ -95,8 +99,11 @@ fn own_context(model: &Model, parts: Parts, ready: &mpsc::Sender<std::result::Re
     let context = llama().and_then(|llama| {
         let _making = llama.making.lock();
         let context = model.llama.new_context(&llama.backend, params);
-        context
-            .map_err(|_| "llama.cpp could not make its context: too little memory; lower `slots` or `context`".into())
+        let mut context = context.map_err(|_| {
+            "llama.cpp could not make its context: too little memory; lower `slots` or `context`".to_owned()
+        })?;
+        model.apply(adapter, &mut context)?;
+        Ok(context)
     });
     match context {
         Ok(context) => {
@@ -122,7 +129,7 @@ impl Backend for Generator {
         match &request.ask {
             Ask::Chat(chat) => refuse::chat(chat, self.model.template.as_ref()),
             Ask::Text(text) => refuse::text(text),
-            Ask::Embed(_) => Err(refuse::local("model", "this model generates text and makes no embeddings")),
+            Ask::Embed(_) => Err(refuse::no_vectors()),
         }
     }
 }

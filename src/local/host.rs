@@ -1,27 +1,35 @@
 //! The models that run inside this process, by name.
 //!
 //! `Host::open` loads what a configuration names and carries over the engines of an earlier host
-//! whose configuration is unchanged; it collects every problem and loads all or nothing. Engines
-//! are shared: one ends when the last host and request that hold it are gone. Called by control.
+//! whose configuration is unchanged; it collects every problem and loads all or nothing. Models that
+//! are loaded on demand are only looked at. Engines are shared: one ends when the last host and request
+//! that hold it are gone. Called by control.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
+use tokio_util::task::TaskTracker;
 
-use super::load::{Budget, load};
-use crate::backend::Backend;
+use super::load::{Budget, loader};
+use super::memory::{Need, available_bytes};
+use super::resident::{House, NotLoaded, Resident};
+use super::shelf::{self, Shelf};
+use super::survey::Survey;
+use super::tally::Tally;
+use crate::backend::{Backend, Figures};
 use crate::request::ModelId;
 
 /// One model of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// Its full name, `local/NAME`.
     pub id: ModelId,
-    /// The GGUF file.
+    /// The GGUF file; of an adapter's model, that of the model it adapts.
     pub file: PathBuf,
     /// When the file was last changed, where the caller looked: one that was replaced is loaded anew.
     pub modified: Option<SystemTime>,
@@ -33,10 +41,44 @@ pub struct ModelConfig {
     pub queue: usize,
     /// When a client that does not read is given up.
     pub idle_timeout: Duration,
+    /// When it is in memory.
+    pub residency: Residency,
+    /// What is added to the file's weights.
+    pub adapter: Option<Adapter>,
+}
+
+/// When a model is in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Residency {
+    /// From the start to the end.
+    #[default]
+    Pinned,
+    /// From its first request until others need the room.
+    OnDemand,
+}
+
+impl Residency {
+    /// Whether it stays whatever comes.
+    pub fn is_pinned(self) -> bool {
+        self == Residency::Pinned
+    }
+}
+
+/// A LoRA adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adapter {
+    /// The model that it adapts.
+    pub of: ModelId,
+    /// The adapter's GGUF file.
+    pub file: PathBuf,
+    /// When it was last changed, where the caller looked.
+    pub modified: Option<SystemTime>,
+    /// What its change is multiplied by; 0 changes nothing.
+    pub scale: f32,
 }
 
 impl ModelConfig {
-    /// A model with the usual settings: 4 slots, 64 waiting, 30 s. Each slot takes memory for a
+    /// A model with the usual settings: 4 slots, 64 waiting, 30 s, pinned. Each slot takes memory for a
     /// whole context at once: 100 MB at 8192 tokens for a model of 0.5 B parameters.
     pub fn new(id: ModelId, file: impl Into<PathBuf>) -> Self {
         ModelConfig {
@@ -47,11 +89,40 @@ impl ModelConfig {
             slots: 4,
             queue: 64,
             idle_timeout: Duration::from_secs(30),
+            residency: Residency::Pinned,
+            adapter: None,
         }
+    }
+
+    /// Whether one engine would do for both: all but the name and the residency is the same.
+    fn makes_the_same_engine(&self, other: &ModelConfig) -> bool {
+        let like =
+            |config: &ModelConfig| ModelConfig { id: self.id.clone(), residency: self.residency, ..config.clone() };
+        like(self) == like(other)
     }
 }
 
-/// What a loaded model can do.
+/// What bounds the models of a host.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Threads that all engines together compute with at most; stands as long as the process.
+    pub engine_threads: usize,
+    /// Bytes that all models together may take; `None`: what the system gives.
+    pub memory: Option<u64>,
+    /// How long a request waits for a model to be loaded, and a load for its room.
+    pub load_wait: Duration,
+    /// Where loads on demand run; stands as long as the process.
+    pub tasks: TaskTracker,
+}
+
+impl Terms {
+    /// The usual: no budget but the system's, 60 s.
+    pub fn new(engine_threads: usize) -> Self {
+        Terms { engine_threads, memory: None, load_wait: Duration::from_secs(60), tasks: TaskTracker::new() }
+    }
+}
+
+/// What a model can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// It answers chats: it generates and has a usable chat template.
@@ -81,67 +152,54 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// A model with its engine.
-#[derive(Debug, Clone)]
-pub(super) struct Loaded {
-    /// Answers requests; the engine ends with its last handle.
-    pub(super) backend: Arc<dyn Backend>,
-    /// What it can do.
-    pub(super) capabilities: Capabilities,
+/// The memory that a model would take under its settings, from its file's header.
+///
+/// # Errors
+/// What is wrong with the file or the settings, in one sentence.
+pub fn need(config: &ModelConfig) -> Result<Need, String> {
+    Survey::of(config).map(|survey| survey.need)
 }
 
 /// The models that run inside this process.
 #[derive(Debug)]
 pub struct Host {
-    models: BTreeMap<ModelId, (ModelConfig, Loaded)>,
+    models: Models,
+    house: House,
     budget: Budget,
     engine_threads: usize,
 }
 
 impl Host {
-    /// Loads the models, in parallel, each with an engine; all engines together compute with at
-    /// most `engine_threads` threads at once. An unchanged model of `previous` keeps its engine, and
-    /// its number of threads stands as long as the process: engines that still answer would compute
+    /// Loads the pinned models, in parallel, each with an engine, and looks at the others' files. A
+    /// model of `previous` that would be loaded the same way keeps its engine, under another name too.
+    /// The number of threads stands as long as the process: engines that still answer would compute
     /// beside those of a second budget. Any error: nothing is kept, and every problem is told.
     ///
     /// Must be called within a tokio runtime. Dropping the future lets a load that runs finish
     /// and then forgets it.
     pub async fn open(
         configs: Vec<ModelConfig>,
-        engine_threads: usize,
+        terms: Terms,
         previous: Option<&Host>,
     ) -> Result<Host, Vec<LoadError>> {
-        let engine_threads = previous.map_or(engine_threads, |host| host.engine_threads);
+        let engine_threads = previous.map_or(terms.engine_threads, |host| host.engine_threads);
         let budget = previous.map_or_else(|| Budget::new(engine_threads), |host| host.budget.clone());
-        let loads = configs.into_iter().map(|config| {
-            let carried = previous.and_then(|host| host.carry(&config));
-            let budget = budget.clone();
-            async move {
-                let loaded = match carried {
-                    Some(loaded) => Ok(loaded),
-                    None => load_aside(config.clone(), budget, engine_threads).await,
-                };
-                loaded.map(|loaded| (config.id.clone(), (config, loaded)))
-            }
-        });
-        let (mut models, mut errors) = (BTreeMap::new(), Vec::new());
-        for loaded in join_all(loads).await {
-            match loaded {
-                Ok((id, model)) => drop(models.insert(id, model)),
-                Err(error) => errors.push(error),
-            }
-        }
-        if errors.is_empty() { Ok(Host { models, budget, engine_threads }) } else { Err(errors) }
-    }
-
-    fn carry(&self, config: &ModelConfig) -> Option<Loaded> {
-        let (known, loaded) = self.models.get(&config.id)?;
-        (known == config && loaded.backend.status().ready).then(|| loaded.clone())
+        let bounds = shelf::Terms { budget: terms.memory, load_wait: terms.load_wait };
+        let house = previous.map_or_else(
+            || House {
+                shelf: Shelf::new(bounds, available_bytes),
+                loader: loader(budget.clone(), engine_threads),
+                tasks: terms.tasks,
+            },
+            |host| host.house.clone(),
+        );
+        let models = fill(configs, bounds, &house, previous.map(|host| &host.models)).await?;
+        Ok(Host { models, house, budget, engine_threads })
     }
 
     /// The model's engine, as a backend.
     pub fn backend(&self, id: &ModelId) -> Option<Arc<dyn Backend>> {
-        self.models.get(id).map(|(_, loaded)| loaded.backend.clone())
+        self.models.get(id).map(|resident| Arc::clone(resident) as Arc<dyn Backend>)
     }
 
     /// Lets no engine compute any more, for good: blocks until the steps under way are over, about
@@ -153,30 +211,106 @@ impl Host {
 
     /// What the model can do.
     pub fn capabilities(&self, id: &ModelId) -> Option<Capabilities> {
-        self.models.get(id).map(|(_, loaded)| loaded.capabilities)
+        self.models.get(id).map(|resident| resident.capabilities())
+    }
+
+    /// What each model takes and has done.
+    pub fn figures(&self) -> Vec<(ModelId, Figures)> {
+        self.models.iter().map(|(id, resident)| (id.clone(), resident.figures())).collect()
     }
 }
 
-/// Loads off the async threads: it takes seconds.
-async fn load_aside(config: ModelConfig, budget: Budget, threads: usize) -> Result<Loaded, LoadError> {
-    let model = config.id.clone();
-    let told = move |message: String| LoadError { model, message };
-    let loaded = tokio::task::spawn_blocking(move || load(&config, budget, threads)).await;
-    match loaded {
-        Ok(Ok(loaded)) => Ok(loaded),
-        Ok(Err(message)) => Err(told(message)),
-        Err(_) => Err(told("loading it failed unexpectedly".into())),
+type Models = BTreeMap<ModelId, Arc<Resident>>;
+
+/// Every model of a configuration in its place, or every problem; only then the bounds are in force.
+async fn fill(
+    configs: Vec<ModelConfig>,
+    bounds: shelf::Terms,
+    house: &House,
+    previous: Option<&Models>,
+) -> Result<Models, Vec<LoadError>> {
+    house.shelf.expect_adapters(configs.iter());
+    let wanted: BTreeMap<ModelId, bool> =
+        configs.iter().map(|config| (config.id.clone(), config.residency.is_pinned())).collect();
+    let mut carried = previous.map(|models| carry(models, &configs)).unwrap_or_default();
+    let loads = configs.into_iter().map(|config| {
+        let id = config.id.clone();
+        let known = carried.remove(&id);
+        let tally = previous.and_then(|models| Some(Arc::clone(models.get(&id)?.tally())));
+        async move {
+            let resident = match known {
+                Some(resident) => Ok(resident),
+                None => look(config, house, tally.unwrap_or_default()).await,
+            };
+            let placed = match resident {
+                Ok(resident) if wanted_now(&resident) => load(resident, bounds).await,
+                looked => looked,
+            };
+            placed.map(|resident| (id.clone(), resident)).map_err(|message| LoadError { model: id, message })
+        }
+    });
+    let (mut models, mut errors) = (Models::new(), Vec::new());
+    for placed in join_all(loads).await {
+        match placed {
+            Ok((id, resident)) => drop(models.insert(id, resident)),
+            Err(error) => errors.push(error),
+        }
     }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    house.shelf.adopt(bounds);
+    for (id, resident) in &models {
+        let pinned = wanted.get(id).copied().unwrap_or(false);
+        resident.usage().pinned.store(pinned, Ordering::Relaxed);
+    }
+    Ok(models)
+}
+
+/// Whether a model must be loaded before its host is open.
+fn wanted_now(resident: &Resident) -> bool {
+    resident.config().residency.is_pinned() && !resident.is_loaded()
+}
+
+/// Looks at a model's files.
+async fn look(config: ModelConfig, house: &House, tally: Arc<Tally>) -> Result<Arc<Resident>, String> {
+    let looking = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || Survey::of(&config))
+    };
+    let survey = looking.await.map_err(|_| "looking at it failed unexpectedly".to_owned())??;
+    Ok(Resident::new(config, survey, house.clone(), tally))
+}
+
+async fn load(resident: Arc<Resident>, bounds: shelf::Terms) -> Result<Arc<Resident>, String> {
+    Arc::clone(&resident).load(bounds).await.map_err(NotLoaded::why)?;
+    Ok(resident)
+}
+
+/// The models of before that a configuration would load the same way: each under its own name, or
+/// under a new one where its own is gone.
+fn carry(before: &Models, configs: &[ModelConfig]) -> Models {
+    let fits = |resident: &Arc<Resident>, config: &ModelConfig| {
+        let is_over = config.residency.is_pinned() && !resident.is_loaded();
+        resident.config().makes_the_same_engine(config) && !is_over
+    };
+    let mut free: Models =
+        before.iter().filter(|(id, _)| configs.iter().all(|config| config.id != **id)).map(cloned).collect();
+    let mut carried = Models::new();
+    for config in configs {
+        let own = before.get(&config.id).filter(|resident| fits(resident, config)).cloned();
+        let named_anew = || {
+            let old = free.iter().find(|(_, resident)| fits(resident, config)).map(|(old, _)| old.clone())?;
+            free.remove(&old)
+        };
+        carried.extend(own.or_else(named_anew).map(|resident| (config.id.clone(), resident)));
+    }
+    carried
+}
+
+fn cloned((id, resident): (&ModelId, &Arc<Resident>)) -> (ModelId, Arc<Resident>) {
+    (id.clone(), Arc::clone(resident))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_number_of_threads_stands_over_a_reload() {
-        let first = Host::open(Vec::new(), 1, None).await.unwrap();
-        let second = Host::open(Vec::new(), 4, Some(&first)).await.unwrap();
-        assert_eq!(second.engine_threads, 1);
-    }
-}
+mod tests;

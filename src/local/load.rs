@@ -1,31 +1,40 @@
-//! Builds a running engine from a model's configuration. Called by the host.
+//! Builds a running engine from an order: weights (shared where they are loaded already), context,
+//! test prompt. Called by `resident` through [`Loader`].
 
+#[cfg(feature = "local")]
+pub(super) use super::model::Model as Shared;
 #[cfg(feature = "local")]
 pub(super) use super::threads::ThreadBudget as Budget;
 #[cfg(feature = "local")]
-pub(super) use with_engine::load;
+pub(super) use with_engine::loader;
 #[cfg(not(feature = "local"))]
-pub(super) use without_engine::{Budget, load};
+pub(super) use without_engine::{Budget, Shared, loader};
 
-/// How many parameters a file says its model has; `None` where it does not, or nothing can read it.
-#[cfg(feature = "local")]
-pub fn parameters(file: &std::path::Path) -> Option<u64> {
-    super::model::parameters(file)
-}
+use std::path::Path;
 
-/// How many parameters a file says its model has; `None`: this build reads no model.
-#[cfg(not(feature = "local"))]
-pub fn parameters(_file: &std::path::Path) -> Option<u64> {
-    None
+use super::gguf::Header;
+
+/// How many parameters a file's tensors hold; `None` where it cannot be read.
+pub fn parameters(file: &Path) -> Option<u64> {
+    Header::read(file).ok().map(|header| header.parameters())
 }
 
 #[cfg(not(feature = "local"))]
 mod without_engine {
-    use super::super::host::{Loaded, ModelConfig};
+    use std::sync::Arc;
+
+    use futures::future::{BoxFuture, FutureExt};
+
+    use super::super::resident::{Loader, Order};
+    use crate::backend::Backend;
 
     /// There is nothing to compute with.
     #[derive(Debug, Clone)]
     pub(in crate::local) struct Budget;
+
+    /// There are no weights.
+    #[derive(Debug)]
+    pub(in crate::local) struct Shared;
 
     impl Budget {
         /// No threads.
@@ -37,91 +46,111 @@ mod without_engine {
         pub(in crate::local) fn close(&self) {}
     }
 
+    #[derive(Debug)]
+    struct Nothing;
+
     /// There is nothing to load with.
-    pub(in crate::local) fn load(config: &ModelConfig, _budget: Budget, _threads: usize) -> Result<Loaded, String> {
-        Err(format!("{}: this build has no engine (feature `local`)", config.file.display()))
+    pub(in crate::local) fn loader(_budget: Budget, _threads: usize) -> Arc<dyn Loader> {
+        Arc::new(Nothing)
+    }
+
+    impl Loader for Nothing {
+        fn load(&self, order: Order) -> BoxFuture<'static, Result<Arc<dyn Backend>, String>> {
+            let refusal = format!("{}: this build has no engine (feature `local`)", order.config.file.display());
+            futures::future::ready(Err(refusal)).boxed()
+        }
     }
 }
 
 #[cfg(feature = "local")]
 mod with_engine {
-    use std::num::NonZeroU32;
-    use std::sync::Arc;
+    use std::sync::{Arc, PoisonError};
+
+    use futures::future::{BoxFuture, FutureExt};
 
     use super::super::embed::Embedder;
-    use super::super::engine::Rules;
+    use super::super::engine::{Lease, Rules};
     use super::super::generate::Generator;
-    use super::super::host::{Capabilities, Loaded, ModelConfig};
-    use super::super::memory::available_bytes;
-    use super::super::model::{Model, Purpose};
-    use super::super::template::Template;
+    use super::super::host::ModelConfig;
+    use super::super::model::{Model, Scaled};
+    use super::super::resident::{Loader, Order};
+    use super::super::shelf::{Weights, stamped_adapter};
+    use super::super::survey::{Purpose, Survey};
+    use super::super::tally::Tally;
     use super::super::threads::ThreadBudget;
+    use super::super::trial;
+    use crate::backend::Backend;
 
-    /// The longest context taken without being asked for.
-    const USUAL_CONTEXT: u32 = 8192;
-    /// The same for embeddings: an encoder's memory grows with the square of it.
-    const USUAL_INPUT: u32 = 2048;
-    /// The most sequences llama.cpp keeps apart.
-    const MOST_SLOTS: u32 = 256;
-    /// Tokens of a batch: more never fit into a step of 100 ms on a CPU that we know.
-    const BATCH: usize = 256;
-    /// Tokens of a batch left to prompts when every slot decodes.
-    const SPARE: usize = 32;
+    /// What of a load's progress is the weights.
+    const WEIGHTS: f32 = 0.9;
 
-    /// Loads the file and starts its engine; an error is one sentence.
-    pub(in crate::local) fn load(config: &ModelConfig, budget: ThreadBudget, threads: usize) -> Result<Loaded, String> {
-        if !(1..=MOST_SLOTS).contains(&config.slots) {
-            return Err(format!("slots = {}: must be 1 … {MOST_SLOTS}", config.slots));
+    #[derive(Debug)]
+    struct LlamaLoader {
+        budget: ThreadBudget,
+        threads: usize,
+    }
+
+    /// Loads with llama.cpp; all engines compute within this budget of so many threads.
+    pub(in crate::local) fn loader(budget: ThreadBudget, threads: usize) -> Arc<dyn Loader> {
+        Arc::new(LlamaLoader { budget, threads })
+    }
+
+    impl Loader for LlamaLoader {
+        fn load(&self, order: Order) -> BoxFuture<'static, Result<Arc<dyn Backend>, String>> {
+            let (budget, threads) = (self.budget.clone(), self.threads);
+            let (survey, file) = (Arc::clone(&order.survey), order.config.file.clone());
+            async move {
+                // Off the async threads: it takes seconds.
+                let loaded = tokio::task::spawn_blocking(move || build(order, budget, threads)).await;
+                let engine = loaded.unwrap_or_else(|_| Err("loading it failed unexpectedly".to_owned()))?;
+                trial::run(&engine, &survey).await.map_err(|why| format!("{}: {why}", file.display()))?;
+                Ok(engine)
+            }
+            .boxed()
         }
-        let model = Arc::new(Model::load(&config.file)?);
-        let usual = if model.purpose == Purpose::Embed { USUAL_INPUT } else { USUAL_CONTEXT };
-        let context = choose_context(config.context, model.trained_context(), usual)?;
-        let rules = Rules {
-            context: context.get() as usize,
-            slots: config.slots as usize,
-            batch: BATCH.max(config.slots as usize + SPARE),
-            threads: threads_for(model.llama.n_params(), threads),
-            idle_timeout: config.idle_timeout,
-            copies: model.copies(),
-        };
-        let template = model.template.as_ref();
-        let generates = model.purpose == Purpose::Generate;
-        let capabilities = Capabilities {
-            chat: generates && template.is_some(),
-            tools: generates && template.is_some_and(Template::supports_tools),
-            embeddings: !generates,
-            context: context.get(),
-        };
-        Ok(match model.purpose {
-            Purpose::Generate => {
-                check_memory(&model, u64::from(context.get()) * u64::from(config.slots))?;
-                let backend = Generator::start(model, rules, budget, config.queue)?;
-                Loaded { backend: Arc::new(backend), capabilities }
-            }
-            Purpose::Embed => {
-                let backend = Embedder::start(model, rules, budget, config.queue)?;
-                Loaded { backend: Arc::new(backend), capabilities }
-            }
+    }
+
+    fn build(order: Order, budget: ThreadBudget, threads: usize) -> Result<Arc<dyn Backend>, String> {
+        let Order { config, survey, seat, tally } = order;
+        let weights = seat.weights().ok_or("its seat has no weights")?;
+        let model = shared(weights, &config, &tally)?;
+        let rules = rules(&model, &config, &survey, threads);
+        let adapter = stamped_adapter(&config).zip(config.adapter.as_ref());
+        let adapter = adapter.map(|(adapter, named)| Scaled { adapter, scale: named.scale });
+        let lease = Lease { rules, budget, adapter, tally, seat };
+        Ok(match survey.purpose {
+            Purpose::Generate => Arc::new(Generator::start(model, lease, config.queue)?),
+            Purpose::Embed => Arc::new(Embedder::start(model, lease, config.queue)?),
         })
     }
 
-    fn choose_context(wanted: Option<u32>, trained: u32, usual: u32) -> Result<NonZeroU32, String> {
-        let context = wanted.unwrap_or(trained.min(usual));
-        match NonZeroU32::new(context) {
-            Some(chosen) if context <= trained => Ok(chosen),
-            _ => Err(format!("context = {context}: the model was trained for 1 … {trained}")),
+    /// The weights that somebody has loaded, or else loaded now; another load of them waits meanwhile.
+    fn shared(weights: &Weights, config: &ModelConfig, tally: &Arc<Tally>) -> Result<Arc<Model>, String> {
+        let mut shared = weights.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = &*shared {
+            return Ok(Arc::clone(model));
         }
+        let (told, model, mut quarters) = (Arc::clone(tally), config.id.clone(), 0);
+        let progress = move |share: f32| {
+            told.progress(share * WEIGHTS);
+            if (share * 4.0) as u32 > quarters {
+                quarters = (share * 4.0) as u32;
+                tracing::info!(model = model.as_str(), percent = quarters * 25, "weights are being loaded");
+            }
+        };
+        let model = Arc::new(Model::load(&config.file, &weights.adapters, progress)?);
+        *shared = Some(Arc::clone(&model));
+        Ok(model)
     }
 
-    fn check_memory(model: &Model, tokens: u64) -> Result<(), String> {
-        let needed = model.kv_bytes(tokens);
-        match available_bytes() {
-            Some(available) if needed > available => Err(format!(
-                "its KV cache needs {} MiB, {} MiB are available; lower `slots` or `context`",
-                needed >> 20,
-                available >> 20,
-            )),
-            _ => Ok(()),
+    fn rules(model: &Model, config: &ModelConfig, survey: &Survey, threads: usize) -> Rules {
+        Rules {
+            context: survey.context.get() as usize,
+            slots: config.slots as usize,
+            batch: survey.batch as usize,
+            threads: threads_for(model.llama.n_params(), threads),
+            idle_timeout: config.idle_timeout,
+            copies: model.copies(),
         }
     }
 
@@ -138,16 +167,6 @@ mod with_engine {
     #[cfg(test)]
     mod tests {
         use super::*;
-
-        #[test]
-        fn a_context_beyond_the_training_is_refused() {
-            let chosen = |wanted, trained| choose_context(wanted, trained, 8192).ok().map(NonZeroU32::get);
-            assert_eq!(chosen(None, 2048), Some(2048));
-            assert_eq!(chosen(None, 32768), Some(8192));
-            for (wanted, fits) in [(1, true), (2048, true), (2049, false), (0, false)] {
-                assert_eq!(chosen(Some(wanted), 2048), fits.then_some(wanted));
-            }
-        }
 
         #[test]
         fn small_models_take_few_threads_and_none_more_than_there_are() {

@@ -4,15 +4,14 @@
 //! file; nothing aborts the process. The weights are memory-mapped. llama.cpp's backend, a
 //! singleton of the process, lives here too. Loaded models are shared by engines and requests.
 
-use std::fs::File;
-use std::io::Read;
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use llama_cpp_2::gguf::GgufContext;
+use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::{LogOptions, send_logs_to_tracing};
@@ -21,6 +20,8 @@ use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
 
 use super::aside::with_stack;
+use super::gguf::Header;
+use super::shelf::Stamped;
 use super::template::Template;
 use super::vocabulary::Vocabulary;
 use crate::error::Error;
@@ -29,9 +30,6 @@ use crate::error::Error;
 const LONG_TEXT: usize = 4 * 1024;
 /// Stack of a longer one, per byte.
 const STACK_PER_BYTE: usize = 1024;
-
-/// llama.cpp's value type of a string in a GGUF header.
-const GGUF_STRING: u32 = 8;
 
 /// llama.cpp, set up.
 pub(super) struct Llama {
@@ -52,13 +50,13 @@ pub(super) fn llama() -> Result<&'static Llama, String> {
     llama.as_ref().map_err(Clone::clone)
 }
 
-/// What a model is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// It continues text.
-    Generate,
-    /// It turns text into one vector.
-    Embed,
+/// An adapter as a context applies it.
+#[derive(Debug, Clone)]
+pub(super) struct Scaled {
+    /// Which one.
+    pub(super) adapter: Stamped,
+    /// What its change is multiplied by.
+    pub(super) scale: f32,
 }
 
 /// A loaded model.
@@ -67,29 +65,51 @@ pub(super) struct Model {
     pub(super) llama: LlamaModel,
     /// Its tokens.
     pub(super) vocabulary: Arc<Vocabulary>,
-    /// What it is for.
-    pub(super) purpose: Purpose,
     /// Its chat template, if the file has one that compiles.
     pub(super) template: Option<Template>,
+    /// What its contexts may add, loaded with the weights: nothing may be added to them later.
+    adapters: Vec<(Stamped, Result<Mutex<LlamaLoraAdapter>, String>)>,
     architecture: String,
     grammars: OnceLock<Result<Mutex<ParserFactory>, String>>,
 }
 
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("architecture", &self.architecture).finish_non_exhaustive()
+    }
+}
+
 impl Model {
-    /// Loads a file; an error is one sentence.
-    pub(super) fn load(file: &Path) -> Result<Model, String> {
-        let place = file.display();
-        let architecture = check_file(file).map_err(|error| format!("{place}: {error}"))?;
-        let llama = load_weights(file).map_err(|error| format!("{place}: {error} (architecture {architecture:?})"))?;
-        let purpose = purpose(&llama, &architecture).map_err(|error| format!("{place}: {error}"))?;
+    /// Loads a file and these adapters; `progress` hears how far it is, 0 … 1. An error is one sentence.
+    /// An adapter that cannot be loaded fails only those who ask for it.
+    pub(super) fn load(
+        file: &Path,
+        adapters: &[Stamped],
+        progress: impl FnMut(f32) + 'static,
+    ) -> Result<Model, String> {
+        let architecture = Header::read(file).map(|header| header.architecture().to_owned());
+        let architecture = architecture.map_err(|error| format!("{}: {error}", file.display()))?;
+        let told = |error: String| format!("{}: {error} (architecture {architecture:?})", file.display());
+        let mut llama = load_weights(file, progress).map_err(told)?;
+        let load = |adapter: &Stamped| {
+            let loaded = llama.lora_adapter_init(&adapter.0).map(Mutex::new);
+            let refused = |_| format!("{}: llama.cpp cannot apply it to {}", adapter.0.display(), file.display());
+            (adapter.clone(), loaded.map_err(refused))
+        };
+        let adapters = adapters.iter().filter(|adapter| adapter.0.is_file()).map(load).collect();
         let vocabulary = Arc::new(read_vocabulary(&llama));
         let template = read_template(&llama, file);
-        Ok(Model { llama, vocabulary, purpose, template, architecture, grammars: OnceLock::new() })
+        Ok(Model { llama, adapters, vocabulary, template, architecture, grammars: OnceLock::new() })
     }
 
-    /// The longest context the model was trained for.
-    pub(super) fn trained_context(&self) -> u32 {
-        self.llama.n_ctx_train()
+    /// Adds an adapter to a context of this model, before its first batch.
+    pub(super) fn apply(&self, adapter: Option<&Scaled>, context: &mut LlamaContext<'_>) -> Result<(), String> {
+        let Some(Scaled { adapter, scale }) = adapter else { return Ok(()) };
+        let loaded = self.adapters.iter().find(|(known, _)| known == adapter).map(|(_, loaded)| loaded);
+        let loaded = loaded.ok_or_else(|| format!("{}: it was not loaded with the model", adapter.0.display()))?;
+        let mut loaded = loaded.as_ref().map_err(Clone::clone)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = context.lora_adapter_set(&mut loaded, *scale);
+        set.map_err(|error| format!("{}: llama.cpp cannot apply it: {error}", adapter.0.display()))
     }
 
     /// A number of the file's header under `ARCHITECTURE.key`.
@@ -102,16 +122,6 @@ impl Model {
     pub(super) fn copies(&self) -> bool {
         let slides = self.number("attention.sliding_window").is_some_and(|tokens| tokens > 0);
         !(slides || self.llama.is_recurrent() || self.llama.is_hybrid())
-    }
-
-    /// Bytes of f16 KV cache for so many tokens.
-    pub(super) fn kv_bytes(&self, tokens: u64) -> u64 {
-        let heads = u64::from(self.llama.n_head().max(1));
-        let head = self.llama.n_embd() as u64 / heads;
-        let key = self.number("attention.key_length").unwrap_or(head);
-        let value = self.number("attention.value_length").unwrap_or(head);
-        let per_layer = u64::from(self.llama.n_head_kv()) * (key + value) * 2;
-        tokens * per_layer * u64::from(self.llama.n_layer())
     }
 
     /// The tokens of a rendered chat, whose special tokens stand in the text. BOS is added where
@@ -162,69 +172,18 @@ fn ids(tokens: Vec<LlamaToken>) -> Vec<u32> {
     tokens.into_iter().map(|token| token.0.cast_unsigned()).collect()
 }
 
-/// How many parameters a file says its model has (`general.size_label`); `None` where it does not.
-pub(super) fn parameters(file: &Path) -> Option<u64> {
-    let header = GgufContext::from_file(file)?;
-    let key = header.find_key("general.size_label");
-    let label = (key >= 0 && header.kv_type(key) == GGUF_STRING).then(|| header.val_str(key))??;
-    parse_size(label)
-}
-
-/// `0.5B`, `135M`: how many that is.
-fn parse_size(label: &str) -> Option<u64> {
-    let unit = match label.chars().last()? {
-        'K' => 1e3,
-        'M' => 1e6,
-        'B' => 1e9,
-        'T' => 1e12,
-        _ => return None,
-    };
-    let number: f64 = label.get(..label.len() - 1)?.parse().ok()?;
-    Some((number * unit) as u64)
-}
-
-/// Looks at a file before llama.cpp does; answers its architecture.
-fn check_file(file: &Path) -> Result<String, String> {
-    let mut opened = File::open(file).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file; `make models` fetches the catalogue's".to_owned(),
-        _ => format!("cannot be read: {error}"),
-    })?;
-    let mut magic = [0; 4];
-    if opened.read_exact(&mut magic).is_err() || &magic != b"GGUF" {
-        return Err("not a GGUF file".into());
-    }
-    let header = GgufContext::from_file(file).ok_or("its GGUF header is damaged or cut off")?;
-    let key = header.find_key("general.architecture");
-    if key < 0 || header.kv_type(key) != GGUF_STRING {
-        return Err("its GGUF header names no architecture".into());
-    }
-    Ok(header.val_str(key).unwrap_or_default().to_owned())
-}
-
-fn load_weights(file: &Path) -> Result<LlamaModel, String> {
+fn load_weights(file: &Path, mut progress: impl FnMut(f32) + 'static) -> Result<LlamaModel, String> {
     let refused =
         "llama.cpp cannot load it: damaged, cut off, too large for memory, or of an architecture it does not know";
-    let params = LlamaModelParams::default();
+    let params = LlamaModelParams::default().with_progress_callback(move |share| {
+        progress(share);
+        true
+    });
     LlamaModel::load_from_file(&llama()?.backend, file, &params).map_err(|_| refused.to_owned())
 }
 
 fn number(llama: &LlamaModel, architecture: &str, key: &str) -> Option<u64> {
     llama.meta_val_str(&format!("{architecture}.{key}")).ok()?.parse().ok()
-}
-
-fn purpose(llama: &LlamaModel, architecture: &str) -> Result<Purpose, String> {
-    /// llama.cpp's number of a pooling that ranks pairs of texts.
-    const RANK: u64 = 4;
-    if architecture == "t5" {
-        return Err("models with an encoder and a decoder are not supported".into());
-    }
-    match number(llama, architecture, "pooling_type") {
-        Some(RANK) => return Err("rerankers are not supported".into()),
-        Some(pooling) if pooling > 0 => return Ok(Purpose::Embed),
-        _ => {}
-    }
-    let causal = llama.meta_val_str(&format!("{architecture}.attention.causal"));
-    Ok(if causal.is_ok_and(|causal| causal == "false") { Purpose::Embed } else { Purpose::Generate })
 }
 
 fn read_vocabulary(llama: &LlamaModel) -> Vocabulary {
@@ -246,19 +205,6 @@ fn read_template(llama: &LlamaModel, file: &Path) -> Option<Template> {
         Err(error) => {
             tracing::warn!(file = %file.display(), %error, "the model's chat template is not usable: no chat with it");
             None
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_size_is_read_off_its_label() {
-        let cases = [("0.5B", Some(500_000_000)), ("135M", Some(135_000_000)), ("8x7B", None), ("", None), ("é", None)];
-        for (label, size) in cases {
-            assert_eq!(parse_size(label), size, "{label}");
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::template::Template;
 use crate::error::{Error, Kind, Origin, Result, Retry};
-use crate::request::{Chat, Sampling, Text};
+use crate::request::{Chat, Embed, Sampling, Text};
 
 /// Answers to one request at most: all of them are kept while one is judged.
 const MOST_ANSWERS: usize = 256;
@@ -39,6 +39,26 @@ pub(super) fn chat(chat: &Chat, template: Option<&Template>) -> Result<()> {
         return Err(local(param, "this model's chat template has no place for tools"));
     }
     Ok(())
+}
+
+/// The refusal of a model that makes embeddings only.
+pub(super) fn no_text() -> Error {
+    local("model", "this model makes embeddings and generates no text")
+}
+
+/// The refusal of a model that generates only.
+pub(super) fn no_vectors() -> Error {
+    local("model", "this model generates text and makes no embeddings")
+}
+
+/// Whether a model that makes so many dimensions can serve the request.
+pub(super) fn dimensions(embed: &Embed, made: u64) -> Result<()> {
+    match embed.dimensions {
+        Some(wanted) if u64::from(wanted) != made => {
+            Err(local("dimensions", format!("this model makes {made} dimensions, not {wanted}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a model can serve the completion.

@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use super::audits::AuditFamilies;
+use super::models::ModelFamilies;
 use super::names::{self, Family};
 use super::promises::PromiseFamilies;
 use crate::confidence::{Feature, Running};
@@ -60,6 +61,7 @@ pub(super) struct Families {
     pub(super) promises: PromiseFamilies,
     pub(super) feedback: IntCounterVec,
     pub(super) audits: AuditFamilies,
+    pub(super) models: ModelFamilies,
     pub(super) capture_dropped: IntCounterVec,
     pub(super) spans: IntCounterVec,
     pub(super) connections: IntGaugeVec,
@@ -111,6 +113,7 @@ impl Families {
             promises: PromiseFamilies::register(registry)?,
             feedback: counts(&names::FEEDBACK)?,
             audits: AuditFamilies::register(registry)?,
+            models: ModelFamilies::register(registry)?,
             capture_dropped: counts(&names::CAPTURE_DROPPED)?,
             spans,
             connections: gauges(&names::CONNECTIONS)?,

@@ -15,6 +15,7 @@ mod labels;
 mod line;
 mod live;
 mod log;
+mod models;
 pub mod names;
 mod openmetrics;
 mod otlp;
@@ -35,7 +36,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::account::{
     AttemptOutcome, AttemptReceipt, AuditReceipt, Outcome, Pacers, PlanKind, Reason, Receipt, Record,
 };
-use crate::backend::{Breaker, Status};
+use crate::backend::{Breaker, Figures, Status};
 use crate::confidence::AuditStatus;
 use crate::control::{Capture, Telemetry};
 use crate::error::{Error, Origin, Result};
@@ -243,6 +244,12 @@ impl Metrics {
         for (what, count) in counts {
             self.families.changes.with_label_values(&[what]).inc_by(*count);
         }
+    }
+
+    /// Takes over what the local models take and have done; for the next [`Metrics::render`].
+    pub fn show_models(&self, models: &[(ModelId, Figures)]) {
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.families.models.show(models);
     }
 
     fn set_gauges(&self, statuses: &[(ModelId, Status)]) {

@@ -62,6 +62,16 @@ families! {
         "Slots by state: busy, free (where their number is limited).";
     KV_USED: "weir_kv_used_ratio", ["model"],
         "Share of a local model's KV cache in use: 0 to 1.";
+    MODEL_MEMORY: "weir_model_memory_bytes", ["model", "kind"],
+        "Bytes of a local model in memory: weights (models of one file share them), kv. 0 while it is unloaded.";
+    MODEL_STATE: "weir_model_state", ["model", "state"],
+        "1 for the state a local model is in: loading, warm, canary, draining, unloaded.";
+    MODEL_LOADS: "weir_model_loads_total", ["model", "outcome"],
+        "Loads of a local model: ok, failed.";
+    ENGINE_BATCH: "weir_engine_batch_tokens", ["model"],
+        "Tokens that a local model computes in one step, prompts and answers together.";
+    ENGINE_TOKENS: "weir_engine_tokens_total", ["model", "kind"],
+        "Tokens that a local model computed: prefill (of prompts, what was cached not), decode (of answers).";
     BREAKER: "weir_breaker", ["model", "state"],
         "1 for the state a breaker is in: closed, open, half_open.";
     PACER_LAMBDA: "weir_pacer_lambda", ["policy", "tenant"],

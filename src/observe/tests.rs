@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::{Metrics, Names, Port, Reload, names};
 use crate::account::{Meter, Price, Prices};
 use crate::backend::fake::{Fake, Step, end, raw, say};
-use crate::backend::{Breaker, Status};
+use crate::backend::{Breaker, Figures, State, Status};
 use crate::confidence::{Accept, Feature, Judge, Uncertified};
 use crate::error::{Error, Kind, Origin, Retry};
 use crate::execute::{Backends, run};
@@ -240,6 +240,43 @@ fn gauges_show_the_backends_of_this_scrape_only() {
     assert_samples(&scrape, &expected);
     assert!(!scrape.contains(r#"weir_slots{model="up/large",state="free"}"#));
     assert!(!metrics.render(&[]).contains("weir_slots{"), "gone with its backend");
+}
+
+#[test]
+fn local_models_tell_their_memory_state_loads_tokens_and_batches() {
+    let metrics = metrics();
+    let figures = Figures {
+        weights_bytes: 5,
+        kv_bytes: 7,
+        loads: 2,
+        failed_loads: 1,
+        prefill_tokens: 40,
+        decode_tokens: 3,
+        batches: [1, 0, 1, 0, 0, 0, 0, 0, 0, 1],
+        ..Figures::default()
+    };
+    let gone = Figures { state: State::Unloaded, ..Figures::default() };
+    metrics.show_models(&[(ModelId::new(LOCAL), figures), (ModelId::new("local/gone"), gone)]);
+    let expected = [
+        r#"weir_model_memory_bytes{kind="weights",model="local/small"} 5"#,
+        r#"weir_model_memory_bytes{kind="kv",model="local/small"} 7"#,
+        r#"weir_model_state{model="local/small",state="warm"} 1"#,
+        r#"weir_model_state{model="local/gone",state="unloaded"} 1"#,
+        r#"weir_model_loads_total{model="local/small",outcome="ok"} 2"#,
+        r#"weir_model_loads_total{model="local/small",outcome="failed"} 1"#,
+        r#"weir_engine_tokens_total{kind="prefill",model="local/small"} 40"#,
+        r#"weir_engine_tokens_total{kind="decode",model="local/small"} 3"#,
+        r#"weir_engine_batch_tokens_sum{model="local/small"} 43"#,
+        r#"weir_engine_batch_tokens_count{model="local/small"} 3"#,
+    ];
+    let scrape = metrics.render(&[]);
+    assert_samples(&scrape, &expected);
+    for (bound, below) in [("1", 1), ("4", 2), ("256", 2), ("+Inf", 3)] {
+        let line = format!("weir_engine_batch_tokens_bucket{{model=\"local/small\",le=\"{bound}\"}} {below}");
+        assert!(scrape.contains(&line), "{line}\n{scrape}");
+    }
+    metrics.show_models(&[]);
+    assert!(!metrics.render(&[]).contains("local/gone"), "gone with its model");
 }
 
 #[test]

@@ -224,6 +224,7 @@ impl CaseStatus {
             slots: 0,
             kv_used_ratio: self.kv_used_ratio,
             breaker,
+            ..Status::default()
         })
     }
 }

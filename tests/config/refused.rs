@@ -86,7 +86,26 @@ const MODELS: &[Row] = &[
     ("[[model]] #!\nname = \"up/x\"\nfile = \"smollm2-135m-instruct\"\n", &["model name \"up/x\"", "want local/NAME"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"missing.gguf\"\n", &["no file", "missing.gguf", "name of the catalogue"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"hf:nothing\"\n", &["\"hf:nothing\"", "hf:ORG/REPO:FILE"]),
-    ("[[model]] #!\nname = \"x\"\nfile = \"hf:o/r:new.gguf\"\n", &["no file", "download new.gguf into"]),
+    ("[[model]] #!\nname = \"x\"\nfile = \"hf:o/r:new.gguf\"\n", &["no file", "weir models add hf:o/r:new.gguf"]),
+    ("[[model]] #!\nname = \"x\"\n", &["model \"x\"", "want file"]),
+    (
+        "[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nadapter = { of = \"x\", file = \"a.gguf\" }\n",
+        &["file and adapter", "want one"],
+    ),
+    (
+        "[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\n[[model]] #!\nname = \"y\"\nadapter = { of = \"z\", file = \"p.toml\" }\n",
+        &["adapter.of = \"z\" is no local model", "local/x"],
+    ),
+    (
+        "[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\n[[model]] #!\nname = \"y\"\nadapter = { of = \"x\", file = \"gone.gguf\" }\n",
+        &["adapter: no file", "gone.gguf"],
+    ),
+    (
+        "[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\n[[model]] #!\nname = \"y\"\nadapter = { of = \"x\", file = \"p.toml\" }\n",
+        &["model \"y\": adapter: ", "not a GGUF file"],
+    ),
+    ("memory = \"1MiB\" #!\nUP\n", &["memory = 1.0 MiB", "no model fits"]),
+    ("[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nresidency = \"never\" #!\n", &["never", "on_demand"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nslots = 0\n", &["slots = 0", "want 1 to 256"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nslots = 257\n", &["slots = 257", "want 1 to 256"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\ncontext = 0\n", &["context = 0", "1 or more"]),

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use tokio::runtime::Runtime;
 use weir::backend::{Backend, Call, Completion, Status};
 use weir::error::{Error, Result};
-use weir::local::{Host, ModelConfig};
+use weir::local::{Host, ModelConfig, Terms};
 use weir::request::{
     Ask, Chat, ClientBody, Delta, Embed, Finish, Message, ModelId, Part, Prompt, Request, Role, Sampling, TenantId,
     Text, Token, ToolCall, Usage,
@@ -44,7 +44,7 @@ pub(crate) fn runtime() -> &'static Runtime {
 /// A host of one model, opened for one test.
 pub(crate) async fn open(config: ModelConfig) -> Arc<dyn Backend> {
     let id = config.id.clone();
-    let host = Host::open(vec![config], 1, None).await.expect("the model loads");
+    let host = Host::open(vec![config], Terms::new(1), None).await.expect("the model loads");
     host.backend(&id).expect("the model is there")
 }
 

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
-use weir::local::{Capabilities, Host, ModelConfig};
+use weir::local::{Capabilities, Host, ModelConfig, Terms, need};
 use weir::request::ModelId;
 
 use super::harness::*;
 
 async fn refusal(config: ModelConfig) -> String {
-    let errors = Host::open(vec![config], 1, None).await.expect_err("it cannot be loaded");
+    let errors = Host::open(vec![config], Terms::new(1), None).await.expect_err("it cannot be loaded");
     assert_eq!(errors.len(), 1);
     errors[0].to_string()
 }
@@ -66,11 +66,40 @@ fn what_is_wrong_with_a_file_is_told() {
 }
 
 #[test]
+fn a_model_whose_weights_are_damaged_fails_its_test_prompt() {
+    runtime().block_on(async {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut bytes = std::fs::read(model_file(SMOL)).expect("the model");
+        let end = bytes.len();
+        // Scales of all ones are no numbers.
+        bytes[end - (1 << 20)..].fill(0xff);
+        let message =
+            refusal(ModelConfig { slots: 1, context: Some(512), ..broken(folder.path(), "nan.gguf", &bytes) }).await;
+        assert!(message.contains("fails its test prompt"), "{message}");
+    });
+}
+
+#[test]
+fn what_does_not_fit_the_budget_is_refused_with_figures_before_it_is_loaded() {
+    runtime().block_on(async {
+        let config = ModelConfig { slots: 2, context: Some(1024), ..config(SMOL) };
+        let need = need(&config).expect("a need");
+        assert_eq!(need.kv, 2 * 1024 * 30 * 3 * (64 + 64) * 2);
+        let terms = Terms { memory: Some(64 << 20), ..Terms::new(1) };
+        let errors = Host::open(vec![config], terms, None).await.expect_err("it does not fit");
+        let told = errors[0].to_string();
+        assert!(told.contains("(weights 94 MiB, KV cache 45 MiB, buffers "), "{told}");
+        assert!(told.contains("64 MiB of memory = 64 MiB left; lower `slots` or `context`"), "{told}");
+    });
+}
+
+#[test]
 fn every_problem_is_told_at_once() {
     runtime().block_on(async {
         let nowhere = |name: &str| ModelConfig::new(ModelId::new(name), "nowhere.gguf");
-        let errors =
-            Host::open(vec![nowhere("local/a"), nowhere("local/b")], 1, None).await.expect_err("both are missing");
+        let errors = Host::open(vec![nowhere("local/a"), nowhere("local/b")], Terms::new(1), None)
+            .await
+            .expect_err("both are missing");
         assert_eq!(errors.iter().map(|error| error.model.as_str()).collect::<Vec<_>>(), ["local/a", "local/b"]);
     });
 }
@@ -80,10 +109,11 @@ fn an_unchanged_model_keeps_its_engine_over_a_reload() {
     runtime().block_on(async {
         let kept = ModelConfig { slots: 1, context: Some(256), ..config(SMOL) };
         let changed = ModelConfig { id: ModelId::new("local/other"), ..kept.clone() };
-        let first = Host::open(vec![kept.clone(), changed.clone()], 1, None).await.expect("both load");
+        let first = Host::open(vec![kept.clone(), changed.clone()], Terms::new(1), None).await.expect("both load");
         let changed = ModelConfig { slots: 2, ..changed };
         // Another number of threads changes nothing while the process lives.
-        let second = Host::open(vec![kept.clone(), changed.clone()], 2, Some(&first)).await.expect("both load");
+        let second =
+            Host::open(vec![kept.clone(), changed.clone()], Terms::new(2), Some(&first)).await.expect("both load");
         let same = |id| Arc::ptr_eq(&first.backend(id).expect("first"), &second.backend(id).expect("second"));
         assert!(same(&kept.id) && !same(&changed.id));
         assert!(second.backend(&ModelId::new("local/none")).is_none());
@@ -96,7 +126,7 @@ fn capabilities_are_read_off_the_file() {
         let small = |name| ModelConfig { slots: 1, context: Some(256), ..config(name) };
         let configs = vec![small(SMOL), small(QWEN), small(MINILM)];
         let ids: Vec<ModelId> = configs.iter().map(|config| config.id.clone()).collect();
-        let host = Host::open(configs, 1, None).await.expect("all load");
+        let host = Host::open(configs, Terms::new(1), None).await.expect("all load");
         let of = |id| host.capabilities(id).expect("it is loaded");
         assert_eq!(of(&ids[0]), Capabilities { chat: true, tools: false, embeddings: false, context: 256 });
         assert_eq!(of(&ids[1]), Capabilities { chat: true, tools: true, embeddings: false, context: 256 });
@@ -108,7 +138,7 @@ fn capabilities_are_read_off_the_file() {
 fn a_halted_host_computes_no_more() {
     runtime().block_on(async {
         let config = ModelConfig { slots: 1, context: Some(1024), ..config(SMOL) };
-        let host = Host::open(vec![config.clone()], 1, None).await.expect("it loads");
+        let host = Host::open(vec![config.clone()], Terms::new(1), None).await.expect("it loads");
         let backend = host.backend(&config.id).expect("it is there");
         let mut deltas = start(&backend, text("A story without end:", greedy(900))).await.expect("an answer").deltas;
         let halted = tokio::task::spawn_blocking(move || host.halt()).await;

@@ -34,6 +34,7 @@ pub(super) fn metrics(asked: &Asked) -> Result<Response<Body>> {
     let Some(running) = asked.state.running() else { return Ok(bytes(StatusCode::OK, plain, String::new())) };
     let snapshot = running.control.current();
     running.metrics.show_audits(&snapshot.audit_statuses());
+    running.metrics.show_models(&snapshot.figures());
     running.metrics.show_promises(&snapshot.promises());
     running.metrics.show_draining(asked.state.is_draining());
     let accept = asked.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
