@@ -96,17 +96,9 @@ fn assert_holds(span: &Value, expected: &Value) {
     }
 }
 
-/// One escalated request of a client that traces itself.
-async fn escalated(telemetry: &str, receiver: &Receiver) {
-    let fake = FakeUpstream::saying(Answer::json(answer("Paris"))).await;
-    let house = open(telemetry, &fake).await;
-    let parent = format!("00-{TRACE}-{CLIENT}-01");
-    let reply = ask(&house, &[("traceparent", &parent), ("tracestate", "vendor=1")]).await;
-    assert_eq!((reply.status.as_u16(), reply.header("x-weir-trace-id")), (200, TRACE));
-
-    let spans = received(&house, receiver, 1).await;
-    assert_eq!(spans.len(), 5, "{spans:#?}");
-    for span in &spans {
+/// What all spans of the escalated request say.
+fn assert_alike(spans: &[Value]) {
+    for span in spans {
         assert_eq!((&span["trace_id"], &span["state"]), (&json!(TRACE), &json!("vendor=1")));
         assert!(
             span["start"].as_u64().unwrap() > 1_700_000_000_000_000_000
@@ -119,6 +111,19 @@ async fn escalated(telemetry: &str, receiver: &Receiver) {
         );
         assert!(!span.to_string().contains("my key is") && !span.to_string().contains("Paris"));
     }
+}
+
+/// One escalated request of a client that traces itself.
+async fn escalated(telemetry: &str, receiver: &Receiver) {
+    let fake = FakeUpstream::saying(Answer::json(answer("Paris"))).await;
+    let house = open(telemetry, &fake).await;
+    let parent = format!("00-{TRACE}-{CLIENT}-01");
+    let reply = ask(&house, &[("traceparent", &parent), ("tracestate", "vendor=1")]).await;
+    assert_eq!((reply.status.as_u16(), reply.header("x-weir-trace-id")), (200, TRACE));
+
+    let spans = received(&house, receiver, 1).await;
+    assert_eq!(spans.len(), 5, "{spans:#?}");
+    assert_alike(&spans);
     let [server, decide, local, gate, up] =
         ["chat auto", "decide", "chat local/small", "gate", "chat m"].map(|name| named(&spans, name));
     assert_eq!(
@@ -168,7 +173,7 @@ async fn escalated(telemetry: &str, receiver: &Receiver) {
             "gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 5,
         }),
     );
-    println!("{}", receiver.tree());
+    eprintln!("{}", receiver.tree());
     assert!(house.rendered().contains("weir_spans_total{outcome=\"exported\"} 5"));
 }
 

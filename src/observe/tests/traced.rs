@@ -80,6 +80,12 @@ async fn a_flush_ends_at_its_limit() {
 #[derive(Debug, Default)]
 struct Book(Mutex<Vec<Receipt>>);
 
+impl Book {
+    fn only(&self) -> Receipt {
+        self.0.lock().unwrap().remove(0)
+    }
+}
+
 impl Record for Book {
     fn record(&self, receipt: Receipt) {
         self.0.lock().unwrap().push(receipt);
@@ -102,8 +108,7 @@ async fn receipt(plan: Plan, backends: &Backends) -> Receipt {
         Err(error) => meter.failed(&error),
     }
     drop(meter);
-    let receipt = book.0.lock().unwrap().remove(0);
-    receipt
+    book.only()
 }
 
 #[tokio::test(start_paused = true)]
