@@ -62,6 +62,7 @@ mod score;
 mod split;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 
 pub use accept::{Accept, Grant, Ruling, Standing};
 pub use auditing::{Auditing, Compare, Grader};
