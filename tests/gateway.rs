@@ -1,6 +1,7 @@
 //! The whole gateway in this process: real sockets, files and policies, with small servers in the
 //! part of the upstreams.
 
+mod admin;
 mod audits;
 mod capturing;
 mod failing;

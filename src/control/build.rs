@@ -53,6 +53,7 @@ pub(super) async fn build(
     Ok(Snapshot {
         generation,
         built: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        watch: checked.watch,
         limits: checked.limits,
         keys: checked.keys,
         operators: checked.operators,

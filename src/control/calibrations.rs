@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Checked, Hashes};
+use super::sources::Reading;
+use super::{Checked, Hashes, Options};
 use crate::account::Prices;
 use crate::confidence::gap::Predictor;
 use crate::confidence::{Calibration, Feature};
@@ -28,18 +29,35 @@ pub fn read_policy(file: &Path, checked: Option<&Checked>, hashes: &Hashes) -> R
         .map_err(|error| vec![Problem { place: place.clone(), message: format!("cannot read: {error}") }])?;
     let any = || Names { any: true, ..Names::default() };
     let (names, models) = checked.map_or_else(|| (any(), Vec::new()), |it| (it.names(), it.models.clone()));
-    let names = Calibrations::new(names, &models, hashes, checked.map(|it| &it.prices)).names_for(file, &source);
+    let options = Options { hashes: hashes.clone(), ..Options::default() };
+    let reading = Reading::default();
+    let calibrations = Calibrations::new(names, &models, &options, &reading);
+    let names =
+        checked.map(|it| &it.prices).into_iter().fold(calibrations, Calibrations::with).names_for(file, &source);
     Policy::compile(&place, &source, &names)
 }
 
 type Read<T> = Result<Arc<T>, String>;
+
+/// What files were made of, and their texts then.
+type Kept<T> = Mutex<BTreeMap<PathBuf, (Arc<str>, Arc<T>)>>;
+
+/// The calibrations and predictors read so far: a file whose text is the same is not checked anew.
+/// Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Parsed {
+    calibrations: Arc<Kept<Calibration>>,
+    predictors: Arc<Kept<Predictor>>,
+}
 
 /// What a policy of this configuration may name, its calibrations aside.
 #[derive(Debug)]
 pub(super) struct Calibrations<'a> {
     pub(super) names: Names,
     pub(super) models: &'a [ModelConfig],
-    pub(super) hashes: &'a Hashes,
+    hashes: &'a Hashes,
+    parsed: &'a Parsed,
+    reading: &'a Reading,
     /// `None`: prices are not known here.
     prices: Option<&'a Prices>,
     read: BTreeMap<PathBuf, Read<Calibration>>,
@@ -47,9 +65,17 @@ pub(super) struct Calibrations<'a> {
 }
 
 impl<'a> Calibrations<'a> {
-    /// None read yet; `models` are those that run here.
-    pub(super) fn new(names: Names, models: &'a [ModelConfig], hashes: &'a Hashes, prices: Option<&'a Prices>) -> Self {
-        Calibrations { names, models, hashes, prices, read: BTreeMap::new(), predictors: BTreeMap::new() }
+    /// None read yet, prices not known; `models` are those that run here.
+    pub(super) fn new(names: Names, models: &'a [ModelConfig], options: &'a Options, reading: &'a Reading) -> Self {
+        let (hashes, parsed) = (&options.hashes, &options.parsed);
+        let (read, predictors) = (BTreeMap::new(), BTreeMap::new());
+        Calibrations { names, models, hashes, parsed, reading, prices: None, read, predictors }
+    }
+
+    /// The same, where prices are known.
+    #[must_use]
+    pub(super) fn with(self, prices: &'a Prices) -> Self {
+        Calibrations { prices: Some(prices), ..self }
     }
 
     /// What the policy of this file and text may name.
@@ -58,7 +84,10 @@ impl<'a> Calibrations<'a> {
         let mut names = self.names.clone();
         for (name, models) in Policy::calibrations(source) {
             let path = folder.join(&name);
-            let of = |path: &PathBuf| read(path, "calibration", Calibration::parse);
+            let of = |path: &PathBuf| {
+                let (reading, kept) = (self.reading, &self.parsed.calibrations);
+                read(path, (reading, kept), "calibration", Calibration::parse)
+            };
             let read = self.read.entry(path).or_insert_with_key(of).clone();
             let hashed = models.iter().try_for_each(|model| self.hash(model, &mut names));
             let hashed = hashed.and_then(|()| second(&read).map_or(Ok(()), |model| self.hash(model, &mut names)));
@@ -72,7 +101,10 @@ impl<'a> Calibrations<'a> {
         }
         for (name, models) in Policy::predictors(source) {
             let path = folder.join(&name);
-            let of = |path: &PathBuf| read(path, "predictor of gaps", Predictor::parse);
+            let of = |path: &PathBuf| {
+                let (reading, kept) = (self.reading, &self.parsed.predictors);
+                read(path, (reading, kept), "predictor of gaps", Predictor::parse)
+            };
             let read = self.predictors.entry(path).or_insert_with_key(of).clone();
             let hashed = models.iter().try_for_each(|model| self.hash(model, &mut names));
             names.predictors.insert(name, hashed.and(read));
@@ -105,7 +137,20 @@ fn second(read: &Read<Calibration>) -> Option<&str> {
     read.as_ref().ok()?.inquiry.as_ref()?.second.as_ref().map(|second| second.model.as_str())
 }
 
-fn read<T>(file: &Path, what: &str, parse: impl Fn(&[u8]) -> Result<T, String>) -> Read<T> {
-    let bytes = fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    parse(&bytes).map(Arc::new).map_err(|why| format!("{} is no {what}: {why}", file.display()))
+fn read<T>(
+    file: &Path,
+    (reading, kept): (&Reading, &Kept<T>),
+    what: &str,
+    parse: impl Fn(&[u8]) -> Result<T, String>,
+) -> Read<T> {
+    let text = reading.text(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let known = kept.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned();
+    if let Some((_, parsed)) = known.filter(|(then, _)| *then == text) {
+        return Ok(parsed);
+    }
+    let parsed =
+        parse(text.as_bytes()).map(Arc::new).map_err(|why| format!("{} is no {what}: {why}", file.display()))?;
+    let one = (text, Arc::clone(&parsed));
+    kept.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned(), one);
+    Ok(parsed)
 }

@@ -4,6 +4,7 @@
 //! goes on from a [`Checked`].
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderName};
@@ -11,6 +12,7 @@ use http::header::{AUTHORIZATION, HeaderName};
 use super::calibrations::Calibrations;
 use super::capture::{self, Capture};
 use super::read::{self, Placed, Raw, RawCapture, RawKey, RawModel, RawTenant, RawUpstream, RawVirtual};
+use super::sources::{Reading, Sources};
 use super::values::{
     NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_model, local_name, own_name,
     parse_endpoint, secret,
@@ -55,6 +57,8 @@ pub struct Checked {
     pub(super) virtuals: Vec<VirtualModel>,
     /// Whether the name `auto` gets the built-in policy.
     pub(super) builtin_auto: bool,
+    /// What it was read from.
+    pub(super) sources: Sources,
 }
 
 /// A name that lets a policy choose.
@@ -70,7 +74,7 @@ struct Draft {
     place: String,
     name: String,
     file: PathBuf,
-    source: String,
+    source: Arc<str>,
 }
 
 /// An upstream and the names it serves.
@@ -89,24 +93,34 @@ const MOST_SLOTS: u32 = 256;
 const MOST_ENDPOINTS: usize = 64;
 
 /// Reads and checks what the options name; without a file, the built-in configuration.
+///
+/// # Errors
+/// Every problem of every file.
 pub fn read(options: &Options) -> Result<Checked, Vec<Problem>> {
-    let mut checker = Checker::new(options);
+    read_as(options, &Reading::default())
+}
+
+/// The same, of the files of this reading, which knows afterwards what was read, right or wrong.
+pub(super) fn read_as(options: &Options, reading: &Reading) -> Result<Checked, Vec<Problem>> {
+    let mut checker = Checker::new(options, reading);
     match &options.config {
         Some(file) => {
             let place = file.display().to_string();
-            let source = std::fs::read_to_string(file).map_err(|error| {
+            let source = reading.text(file).map_err(|error| {
                 vec![Problem { place: place.clone(), message: format!("cannot read the configuration: {error}") }]
             })?;
             checker.file(read::parse(&place, &source).map_err(|problem| vec![problem])?, &place);
         }
         None => defaults::fill(&mut checker),
     }
-    checker.finish()
+    let checked = checker.finish()?;
+    Ok(Checked { sources: reading.sources(), ..checked })
 }
 
 /// Collects the checked parts and every problem.
 pub(super) struct Checker<'a> {
     pub(super) options: &'a Options,
+    reading: &'a Reading,
     pub(super) checked: Checked,
     pub(super) problems: Vec<Problem>,
     folder: PathBuf,
@@ -118,7 +132,7 @@ pub(super) struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn new(options: &'a Options) -> Self {
+    fn new(options: &'a Options, reading: &'a Reading) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let checked = Checked {
             place: options
@@ -141,10 +155,20 @@ impl<'a> Checker<'a> {
             upstreams: Vec::new(),
             virtuals: Vec::new(),
             builtin_auto: false,
+            sources: Sources::default(),
         };
         let folder = options.config.as_deref().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
         let admin_place = checked.place.clone();
-        Checker { options, checked, problems: Vec::new(), folder, admin_place, drafts: Vec::new(), partly: false }
+        Checker {
+            options,
+            reading,
+            checked,
+            problems: Vec::new(),
+            folder,
+            admin_place,
+            drafts: Vec::new(),
+            partly: false,
+        }
     }
 
     fn file(&mut self, raw: Raw, place: &str) {
@@ -232,7 +256,7 @@ impl<'a> Checker<'a> {
     }
 
     fn admin_token(&mut self, token: &Placed<RawKey>) {
-        match secret(&token.value, &self.folder, &self.options.env) {
+        match secret(&token.value, &self.folder, &self.options.env, self.reading) {
             Ok(Some(key)) => self.checked.operators.tenants = vec![(TenantId::new("token"), key)],
             Ok(None) => {
                 self.problems.push(token.problem("admin_token: want one of { env = \"NAME\" }, { file = \"PATH\" }"))
@@ -271,7 +295,7 @@ impl<'a> Checker<'a> {
             self.problems.push(tenant.problem(format!("tenant name \"{name}\": {NAME_FORM}")));
         }
         let tenants = &mut self.checked.keys.tenants;
-        match secret(&tenant.value.key, &self.folder, &self.options.env) {
+        match secret(&tenant.value.key, &self.folder, &self.options.env, self.reading) {
             Ok(Some(key)) => match tenants.iter().find(|(_, known)| *known == key) {
                 Some((owner, _)) => {
                     let owner = owner.as_str();
@@ -292,7 +316,7 @@ impl<'a> Checker<'a> {
     fn price_file(&mut self, prices: &Placed<String>) {
         let file = self.folder.join(&prices.value);
         let place = file.display().to_string();
-        let source = match std::fs::read_to_string(&file) {
+        let source = match self.reading.text(&file) {
             Ok(source) => source,
             Err(error) => {
                 return self
@@ -323,10 +347,11 @@ impl<'a> Checker<'a> {
             self.problems.push(model.problem(format!("model \"{name}\": context = 0; want 1 or more")));
         }
         // Without its file the name is known all the same, so that policies are not blamed.
-        let file = find_file(&model.value.file, &self.folder, &self.options.env).unwrap_or_else(|message| {
-            self.problems.push(model.problem(format!("model \"{name}\": {message}")));
-            PathBuf::new()
-        });
+        let file =
+            find_file(&model.value.file, &self.folder, &self.options.env, self.reading).unwrap_or_else(|message| {
+                self.problems.push(model.problem(format!("model \"{name}\": {message}")));
+                PathBuf::new()
+            });
         self.add_model(local_model(name, file, &model.value), &model.place);
     }
 
@@ -336,7 +361,7 @@ impl<'a> Checker<'a> {
             let message = format!("model \"{}\" is given twice", model.id);
             return self.problems.push(Problem { place: place.to_owned(), message });
         }
-        let modified = std::fs::metadata(&model.file).and_then(|file| file.modified()).ok();
+        let modified = self.reading.model(&model.file);
         self.checked.models.push(ModelConfig { modified, ..model });
     }
 
@@ -395,7 +420,7 @@ impl<'a> Checker<'a> {
         if (raw.client, &raw.env, &raw.file) == (Some(true), &None, &None) {
             return Ok(ApiKey::Client);
         }
-        match secret(raw, &self.folder, &self.options.env) {
+        match secret(raw, &self.folder, &self.options.env, self.reading) {
             Ok(Some(key)) => Ok(ApiKey::Value(key)),
             Ok(None) => {
                 Err("api_key: want one of { env = \"NAME\" }, { file = \"PATH\" }, { client = true }".to_owned())
@@ -415,7 +440,7 @@ impl<'a> Checker<'a> {
             );
         }
         let file = self.folder.join(&one.value.policy);
-        match std::fs::read_to_string(&file) {
+        match self.reading.text(&file) {
             Ok(source) => self.drafts.push(Draft { place: one.place, name: one.value.name, file, source }),
             Err(error) => self.problems.push(
                 one.problem(format!("virtual model \"{name}\": cannot read the policy {}: {error}", file.display())),
@@ -428,7 +453,7 @@ impl<'a> Checker<'a> {
         let names = Names { any: self.partly, ..self.checked.names() };
         let models = self.checked.models.clone();
         let prices = self.checked.prices.clone();
-        let mut calibrations = Calibrations::new(names, &models, &self.options.hashes, Some(&prices));
+        let mut calibrations = Calibrations::new(names, &models, self.options, self.reading).with(&prices);
         for Draft { place, name, file, source } in std::mem::take(&mut self.drafts) {
             let names = calibrations.names_for(&file, &source);
             let policy = match Policy::compile(&file.display().to_string(), &source, &names) {
@@ -477,7 +502,7 @@ impl<'a> Checker<'a> {
     fn more_virtuals(&mut self) {
         let same = |one: &Path, other: &Path| std::fs::canonicalize(one).ok() == std::fs::canonicalize(other).ok();
         for (name, file) in &self.options.virtuals {
-            match std::fs::read_to_string(file) {
+            match self.reading.text(file) {
                 Ok(source) => {
                     let known =
                         self.drafts.iter().find(|draft| same(&draft.file, file)).map(|draft| draft.file.clone());
@@ -497,7 +522,7 @@ impl<'a> Checker<'a> {
     fn flags(&mut self) {
         let options = self.options;
         for (name, text) in &options.models {
-            match find_file(text, Path::new(""), &options.env) {
+            match find_file(text, Path::new(""), &options.env, self.reading) {
                 Ok(file) => {
                     let name = name.clone().unwrap_or_else(|| own_name(text, &file));
                     match local_name(&name) {

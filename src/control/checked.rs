@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::Hashes;
+use super::Options;
 use super::calibrations::Calibrations;
 use super::check::Checked;
 use super::read;
+use super::sources::Reading;
 use super::values::{add_price, is_loopback};
 use crate::account::Prices;
 use crate::error::Problem;
@@ -25,6 +26,11 @@ impl Checked {
     /// What a person should know of the policies and what is no problem, each with its place.
     pub fn notes(&self) -> impl Iterator<Item = &Problem> {
         self.virtuals.iter().flat_map(|one| one.policy.notes())
+    }
+
+    /// Whether what runs depends on what an upstream says when it is asked.
+    pub(super) fn asks_upstreams(&self) -> bool {
+        self.upstreams.iter().any(|one| one.discover.is_some())
     }
 
     /// The problem of an admin port that others could reach without a token.
@@ -80,8 +86,8 @@ pub struct Findings {
 /// Checks a policy file by itself, its cases included. No model's file is known here, so that a
 /// calibration for another one is found with the configuration only.
 pub fn check_policy(file: &Path, source: &str, names: &Names) -> Findings {
-    let hashes = Hashes::default();
-    let names = Calibrations::new(names.clone(), &[], &hashes, None).names_for(file, source);
+    let (options, reading) = (Options::default(), Reading::default());
+    let names = Calibrations::new(names.clone(), &[], &options, &reading).names_for(file, source);
     match Policy::compile(&file.display().to_string(), source, &names) {
         Ok(policy) => Findings { problems: policy_cases(file, &policy), notes: policy.notes().to_vec() },
         Err(problems) => Findings { problems, notes: Vec::new() },

@@ -22,6 +22,7 @@ pub struct Snapshot {
     pub(super) generation: u64,
     /// When, in seconds since 1970.
     pub(super) built: u64,
+    pub(super) watch: bool,
     pub(super) limits: Limits,
     pub(super) keys: Keys,
     pub(super) operators: Keys,
@@ -37,6 +38,17 @@ impl Snapshot {
     /// Counts the configurations that have run in this process, from 1.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether changed files are applied by themselves.
+    pub fn watches(&self) -> bool {
+        self.watch
+    }
+
+    /// The virtual models, each with the name of its policy.
+    pub fn virtuals(&self) -> Vec<(ModelId, Arc<Policy>)> {
+        let policy = |name: &ModelId| Some((name.clone(), Arc::clone(self.routes.policies.get(name.as_str())?)));
+        self.routes.virtuals.iter().filter_map(policy).collect()
     }
 
     /// What bounds a request.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use http::Uri;
 
 use super::read::{Placed, RawKey, RawModel, RawPrice};
+use super::sources::Reading;
 use super::{Environment, catalogue};
 use crate::account::{Price, Prices};
 use crate::error::Problem;
@@ -25,7 +26,7 @@ pub(super) fn local_model(name: &str, file: PathBuf, raw: &RawModel) -> ModelCon
 }
 
 /// A path, a name of the catalogue, or `hf:ORG/REPO:FILE` → a file that is there.
-pub(super) fn find_file(text: &str, folder: &Path, env: &Environment) -> Result<PathBuf, String> {
+pub(super) fn find_file(text: &str, folder: &Path, env: &Environment, reading: &Reading) -> Result<PathBuf, String> {
     let known = || catalogue::entries().into_iter().map(|entry| entry.name).collect::<Vec<_>>().join(", ");
     let (file, way_out) = if let Some(rest) = text.strip_prefix("hf:") {
         let name =
@@ -37,7 +38,7 @@ pub(super) fn find_file(text: &str, folder: &Path, env: &Environment) -> Result<
     } else {
         (folder.join(text), format!("want a GGUF file or a name of the catalogue: {}", known()))
     };
-    if file.is_file() { Ok(file) } else { Err(format!("no file {}; {way_out}", file.display())) }
+    if reading.model(&file).is_some() { Ok(file) } else { Err(format!("no file {}; {way_out}", file.display())) }
 }
 
 /// What a model is called that was given no name: as in the catalogue, else like its file.
@@ -62,15 +63,19 @@ pub(super) fn parse_endpoint(text: &str) -> Result<Uri, String> {
 }
 
 /// `Ok(None)`: not exactly one of `env` and `file`; `Err`: the place named holds no key.
-pub(super) fn secret(raw: &RawKey, folder: &Path, env: &Environment) -> Result<Option<Secret>, String> {
+pub(super) fn secret(
+    raw: &RawKey,
+    folder: &Path,
+    env: &Environment,
+    reading: &Reading,
+) -> Result<Option<Secret>, String> {
     let found = match (&raw.env, &raw.file, raw.client) {
         (Some(name), None, None) => {
             env.get(name).ok_or_else(|| format!("the environment variable {name} is not set"))?
         }
         (None, Some(file), None) => {
             let file = folder.join(file);
-            std::fs::read_to_string(&file)
-                .map_err(|error| format!("cannot read the key file {}: {error}", file.display()))?
+            reading.key(&file).map_err(|error| format!("cannot read the key file {}: {error}", file.display()))?
         }
         _ => return Ok(None),
     };

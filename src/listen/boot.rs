@@ -1,4 +1,4 @@
-//! The life of the process: boot, reload on SIGHUP, drain on SIGTERM or SIGINT.
+//! The life of the process: boot, reload on SIGHUP and when files change, drain on SIGTERM or SIGINT.
 //!
 //! Runs as pingora's background service, on a runtime that lives as long as the process; the data
 //! port depends on it. A drain ends with the last connection: a client whose upload has stalled, or
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::state::State;
 use super::{Boot, stopping};
-use crate::observe::Reload;
+use crate::control::{Cause, Watch};
 
 /// How long the audits of answers served last may take after them.
 pub(super) const AUDITS: Duration = Duration::from_secs(5);
@@ -73,30 +73,18 @@ impl BackgroundService for BootService {
 }
 
 impl BootService {
-    /// Reloads at each hang-up, for ever. Dropping it gives up a reload under way: the running
+    /// Reloads at each hang-up and whenever files have changed, for ever. Dropping it gives up a reload under way: the running
     /// configuration stays.
     async fn reload_on(&self, hangup: &mut Option<Signal>) {
-        loop {
-            next(hangup).await;
-            self.reload().await;
-        }
-    }
-
-    async fn reload(&self) {
         let Some(running) = self.state.running() else { return };
-        match running.control.reload().await {
-            Ok(generation) => {
-                running.metrics.reloaded(Reload::Applied);
-                running.adopt();
-                tracing::info!(generation, "configuration reloaded");
-            }
-            Err(problems) => {
-                running.metrics.reloaded(Reload::Refused);
-                for problem in &problems {
-                    tracing::error!("{problem}");
-                }
-                tracing::error!(problems = problems.len(), "reload refused; the running configuration stays");
-            }
+        let mut watch = Watch::open(&running.control);
+        loop {
+            let cause = tokio::select! {
+                () = next(hangup) => Cause::Signal,
+                () = watch.changed() => Cause::Files,
+            };
+            // What comes of it is told in metrics and log.
+            let _ = running.reload(cause).await;
         }
     }
 

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Front;
-use crate::control::Control;
+use crate::control::{Cause, Control, Reloaded};
+use crate::error::Problem;
 use crate::gateway::Gateway;
-use crate::observe::Metrics;
+use crate::observe::{Metrics, Reload};
 
 /// What `boot` hands over once models are warm and pools are built.
 #[derive(Debug, Clone)]
@@ -27,6 +28,40 @@ impl Running {
         let targets = snapshot.statuses().into_iter().map(|(model, _)| model);
         self.metrics.follow(snapshot.pacers());
         self.metrics.adopt(snapshot.generation(), snapshot.asked(), targets);
+    }
+
+    /// Reads the configuration again, and tells of it in metrics and log.
+    ///
+    /// # Errors
+    /// Every problem; what ran goes on.
+    pub async fn reload(&self, cause: Cause) -> Result<Reloaded, Vec<Problem>> {
+        self.told(self.control.reload(cause).await)
+    }
+
+    /// Goes back to an earlier generation, and tells of it in the same way.
+    ///
+    /// # Errors
+    /// Every problem; what ran goes on.
+    pub async fn roll_back(&self, to: u64, who: String) -> Result<Reloaded, Vec<Problem>> {
+        self.told(self.control.roll_back(to, who).await)
+    }
+
+    fn told(&self, done: Result<Reloaded, Vec<Problem>>) -> Result<Reloaded, Vec<Problem>> {
+        match &done {
+            Ok(reloaded) => {
+                self.metrics.reloaded(if reloaded.is_new { Reload::Applied } else { Reload::Unchanged });
+                self.adopt();
+                tracing::info!(generation = reloaded.generation, new = reloaded.is_new, "configuration reloaded");
+            }
+            Err(problems) => {
+                self.metrics.reloaded(Reload::Refused);
+                for problem in problems {
+                    tracing::error!("{problem}");
+                }
+                tracing::error!(problems = problems.len(), "reload refused; the running configuration stays");
+            }
+        }
+        done
     }
 }
 

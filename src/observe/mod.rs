@@ -37,6 +37,8 @@ pub enum Reload {
     Applied,
     /// It has a problem; the old one stays.
     Refused,
+    /// No file had changed; the old one stays.
+    Unchanged,
 }
 
 /// All metrics of the process.
@@ -124,6 +126,7 @@ impl Metrics {
         let outcome = match reload {
             Reload::Applied => "applied",
             Reload::Refused => "refused",
+            Reload::Unchanged => "unchanged",
         };
         self.families.reloads.with_label_values(&[outcome]).inc();
     }

@@ -89,7 +89,7 @@ families! {
     CAPTURE_DROPPED: "weir_capture_dropped_total", [],
         "Lines that the capture log could not take: its queue was full, or its disk.";
     RELOADS: "weir_reloads_total", ["outcome"],
-        "Reloads of the configuration: applied, refused.";
+        "Reloads of the configuration: applied, refused, unchanged (no file had changed).";
     GENERATION: "weir_generation", [],
         "The generation of the configuration in force.";
     BUILD: "weir_build_info", ["version"],

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
-use weir::control::{self, Control, Options};
+use weir::control::{self, Cause, Control, Options};
 use weir::policy::Names;
 
 /// Made for a model file that holds `abc`.
@@ -64,7 +64,7 @@ async fn a_calibration_for_another_model_file_is_refused_and_what_runs_stays() {
     let options = options(&folder);
     let control = Control::open(options.clone(), control::read(&options).unwrap()).await.unwrap();
     write(&folder, "weir.toml", &format!("{UPSTREAM}{GATED}"));
-    let problems = control.reload().await.unwrap_err();
+    let problems = control.reload(Cause::Signal).await.unwrap_err();
     assert_eq!(problems.len(), 1, "{problems:#?}");
     assert!(problems[0].place.ends_with("policies/p.toml:4"), "{problems:#?}");
     // The SHA-256 of `abc` and of `abcd`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use weir::confidence::gap::{About, Example, Predictor};
 use weir::confidence::{Feature, Features};
-use weir::control::{self, Control, Options};
+use weir::control::{self, Cause, Control, Options};
 
 const UPSTREAM: &str = "[[upstream]]\nname = \"up\"\nendpoints = [\"http://127.0.0.1:9/v1\"]\nmodels = [\"m\"]\n";
 const PRICE: &str = "[[price]]\nmodel = \"up/m\"\ninput = 1\noutput = 2\n";
@@ -65,9 +65,10 @@ fn what_cannot_be_used_is_told_on_the_line_that_names_it() {
 
 #[tokio::test]
 async fn what_was_spent_outlives_a_reload() {
-    let (_folder, options) = folder(UPSTREAM, &predictor(ABC));
+    let (folder, options) = folder(UPSTREAM, &predictor(ABC));
     let control = Control::open(options.clone(), control::read(&options).unwrap()).await.unwrap();
     let before = Arc::clone(control.current().pacers());
-    assert_eq!(control.reload().await, Ok(2));
+    fs::write(folder.path().join("weir.toml"), format!("max_body = \"1MiB\"\n{UPSTREAM}")).unwrap();
+    assert_eq!(control.reload(Cause::Signal).await.map(|reloaded| reloaded.generation), Ok(2));
     assert!(Arc::ptr_eq(&before, control.current().pacers()));
 }

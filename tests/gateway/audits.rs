@@ -165,7 +165,7 @@ async fn with_a_fallback_an_alarmed_slice_goes_by_it_uncertified() {
     let house = open(&fake, BY_MODEL).await;
     raise_alarm(&house).await;
     house.write("p.toml", &policy(BY_MODEL).replace("audit = ", "else_threshold = 0.5, audit = "));
-    house.control.reload().await.unwrap();
+    house.reload().await.unwrap();
     let reply = ask(&house, "Rome").await;
     assert!(is_kept(&reply));
     assert_eq!(reply.header("x-weir-certificate"), "uncertified; why=alarmed");
@@ -208,7 +208,7 @@ async fn a_grader_whose_price_nobody_knows_is_not_asked() {
     let house = open(&fake, BY_MODEL).await;
     let config = format!("{MODELS}{}", upstream("up", &fake, "models = [\"m\"]"));
     house.write("weir.toml", &config);
-    house.control.reload().await.unwrap();
+    house.reload().await.unwrap();
     ask(&house, "Paris").await;
     assert_eq!((house.audits(1).await[0].outcome, fake.asked().len()), (Err(Skipped::Budget), 0));
 }
@@ -219,7 +219,7 @@ async fn the_clients_own_key_pays_for_no_audit() {
     let house = open(&fake, BY_MODEL).await;
     let client_pays = upstream("up", &fake, "models = [\"m\"]\napi_key = { client = true }");
     house.write("weir.toml", &format!("{MODELS}{PRICES}{client_pays}"));
-    house.control.reload().await.unwrap();
+    house.reload().await.unwrap();
     let headers = [("content-type", "application/json"), ("authorization", "Bearer its-own")];
     let reply = house.post("/v1/chat/completions", &headers, saying("Paris")).await;
     assert!(is_kept(&reply), "{}", reply.text());
@@ -267,10 +267,10 @@ async fn a_reload_keeps_the_alarm_and_a_new_calibration_ends_it() {
     house.write("p.toml", &policy("allowance = 0.5, usd_per_day = 2"));
     // Blanks and lines are no new content.
     house.write("c.json", &format!("{CALIBRATION}\n\n"));
-    house.control.reload().await.unwrap();
+    house.reload().await.unwrap();
     assert!(!is_kept(&ask(&house, "Paris").await));
     house.write("c.json", &CALIBRATION.replace("2026-11-24", "2026-12-24"));
-    house.control.reload().await.unwrap();
+    house.reload().await.unwrap();
     assert!(is_kept(&ask(&house, "Paris").await));
     assert_eq!(status(&house).state, "watching");
 }
@@ -282,10 +282,10 @@ async fn two_rules_with_the_same_certificate_share_one_audit_and_must_say_the_sa
     let last = policy(BY_MODEL).replace("name = \"p\"\n", "");
     let first = last.replace("name = \"r\"", "name = \"first\"\nwhen = 'request.stream'");
     house.write("p.toml", &format!("name = \"p\"\n{first}{last}"));
-    house.control.reload().await.unwrap();
+    house.reload().await.unwrap();
     assert_eq!(house.control.current().audit_statuses().len(), 1);
     house.write("p.toml", &format!("name = \"p\"\n{}{last}", first.replace("0.05", "0.07")));
-    let problems = house.control.reload().await.unwrap_err();
+    let problems = house.reload().await.unwrap_err();
     assert!(problems.len() == 1 && problems[0].message.contains("say the same in both"), "{problems:?}");
 }
 
@@ -305,7 +305,7 @@ async fn a_restart_keeps_the_alarm_and_what_cannot_be_read_refuses_the_start() {
     let files: Vec<_> = std::fs::read_dir(state.path().join("audits")).unwrap().flatten().collect();
     assert_eq!(files.len(), 1, "{files:?}");
     std::fs::write(files[0].path(), "{}").unwrap();
-    assert!(house.control.reload().await.is_ok(), "what runs knows better");
+    assert!(house.reload().await.is_ok(), "what runs knows better");
     let problems = house.restart().await.unwrap_err();
     assert!(problems.len() == 1 && problems[0].message.contains("an alarm may stand in it"), "{problems:?}");
 }

@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use weir::account::{AuditReceipt, Receipt, Record};
 use weir::backend::Backend;
-use weir::control::{self, Control, Environment, Options};
+use weir::control::{self, Cause, Control, Environment, Options};
 use weir::error::Problem;
 use weir::gateway::Gateway;
-use weir::listen::{self, Front};
+use weir::listen::{self, AdminPort, Front, Running};
 use weir::observe::Metrics;
 use weir::request::ModelId;
 
@@ -31,6 +31,7 @@ use crate::fake_upstream::FakeUpstream;
 #[derive(Debug)]
 pub struct House {
     pub address: SocketAddr,
+    pub admin: SocketAddr,
     pub control: Arc<Control>,
     pub metrics: Arc<Metrics>,
     book: Arc<Book>,
@@ -143,13 +144,18 @@ impl House {
             changed: Notify::new(),
         };
         let book = Arc::new(book);
-        let front = Front::new(Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&book) as Arc<dyn Record>)));
+        let gateway = Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&book) as Arc<dyn Record>));
+        let front = Front::new(Arc::clone(&gateway));
+        let port = AdminPort::of(Running { gateway, control: Arc::clone(&control), metrics: Arc::clone(&metrics) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut running = JoinSet::new();
         running.spawn(accept(listener, front));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = listener.local_addr().unwrap();
+        running.spawn(accept_operators(listener, port));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let house = House { address, control, metrics, book, folder, options, client, _running: running };
+        let house = House { address, admin, control, metrics, book, folder, options, client, _running: running };
         house.adopt();
         house
     }
@@ -159,6 +165,11 @@ impl House {
         let options = self.options.clone();
         let checked = control::read(&options)?;
         Control::open(options, checked).await
+    }
+
+    /// Reads the configuration again; the number of the generation that runs then.
+    pub async fn reload(&self) -> Result<u64, Vec<Problem>> {
+        self.control.reload(Cause::Signal).await.map(|reloaded| reloaded.generation)
     }
 
     /// Tells the metrics the names of the configuration in force, as `listen` does.
@@ -249,6 +260,16 @@ async fn accept(listener: TcpListener, front: Front) {
     while let Ok((stream, _)) = listener.accept().await {
         let front = front.clone();
         connections.spawn(async move { listen::connection(stream, &front, std::future::pending()).await });
+    }
+}
+
+/// The same for the admin port.
+async fn accept_operators(listener: TcpListener, port: AdminPort) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, peer) = listener.accept().await.unwrap();
+        let port = port.clone();
+        connections.spawn(async move { port.connection(stream, peer).await });
     }
 }
 

@@ -5,7 +5,9 @@
 //! says who may call. A change that was begun goes on when its caller leaves.
 
 mod door;
+mod generations;
 mod page;
+mod status;
 mod view;
 
 use std::convert::Infallible;
@@ -53,6 +55,11 @@ static PAGES: &[Page] = &[
     everybody("/livez", |_| shown(view::livez())),
     everybody("/readyz", |it| shown(view::readyz(&it))),
     everybody("/metrics", |it| shown(view::metrics(&it))),
+    operators(Method::GET, "/admin/status", |it| shown(status::show(&it))),
+    operators(Method::GET, "/admin/generations", |it| shown(generations::list(&it))),
+    operators(Method::GET, "/admin/generations/*", |it| shown(generations::show(&it))),
+    operators(Method::POST, "/admin/reload", |it| Box::pin(generations::reload(it))),
+    operators(Method::POST, "/admin/rollback", |it| Box::pin(generations::roll_back(it))),
     operators(Method::GET, "/admin/audits", |it| shown(view::audits(&it))),
 ];
 

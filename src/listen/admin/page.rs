@@ -3,7 +3,7 @@
 //! Promises: a body is bounded in size and in time, and is JSON or empty. Used by the pages alone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -13,10 +13,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::api::Body;
-use crate::error::{Error, Kind, Origin, Result};
+use crate::error::{Error, Kind, Origin, Problem, Result};
 use crate::listen::state::{Running, State};
 
 /// The longest body; a few policies fit.
@@ -50,6 +51,15 @@ impl Asked {
             let place = if path == "." { "body".to_owned() } else { path };
             Error::invalid(place, format!("the body is not what this page wants: {}", error.inner()))
         })
+    }
+
+    /// Does it to its end, whether or not the caller stays to hear of it.
+    pub(super) async fn to_its_end<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        let done = self.running()?.control.tasks().spawn(change).await;
+        done.map_err(|error| Error::internal(format!("the change was not finished: {error}")))
     }
 
     /// A number of the query, `NAME=NUMBER`.
@@ -92,6 +102,16 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Result<Respons
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::internal(format!("an answer cannot be rendered: {error}")))?;
     Ok(bytes(status, "application/json", text + "\n"))
+}
+
+/// Problems in JSON, each with its place.
+pub(super) fn problems(all: &[Problem]) -> Vec<Value> {
+    all.iter().map(|it| json!({ "place": it.place, "message": it.message })).collect()
+}
+
+/// A moment, for people and programs.
+pub(super) fn time(moment: SystemTime) -> String {
+    humantime::format_rfc3339_millis(moment).to_string()
 }
 
 /// An answer in plain text.
