@@ -49,6 +49,10 @@ pub enum Uncertified {
     KeepRule,
     /// No gate accepted the answer, and it was served after all because a later stage failed.
     Refused,
+    /// Another file than the certified one runs under the model's name: it was promoted.
+    OtherModel,
+    /// A candidate that is on trial answers.
+    Canary,
 }
 
 impl Uncertified {
@@ -73,6 +77,8 @@ impl Uncertified {
             Uncertified::Pinned => "pinned",
             Uncertified::KeepRule => "keep_rule",
             Uncertified::Refused => "refused",
+            Uncertified::OtherModel => "other_model",
+            Uncertified::Canary => "canary",
         }
     }
 }

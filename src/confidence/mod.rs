@@ -63,6 +63,7 @@ mod score;
 mod split;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 
 pub use accept::{Accept, Grant, Ruling, Standing};
 pub use alarm::{Alarm, Bell};

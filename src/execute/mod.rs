@@ -5,6 +5,7 @@
 //! cancels all work it began. Knows no kind of backend. Called by `gateway` once per request.
 
 mod audit;
+mod canary;
 mod cascade;
 mod direct;
 mod evidence;
@@ -19,6 +20,7 @@ use futures::stream::BoxStream;
 use http::HeaderMap;
 
 pub use audit::{Auditor, Store};
+pub use canary::{Canary, CanaryStatus, Terms};
 
 use crate::account::{Attempt, Meter, Pacers, Reason};
 use crate::backend::{Backend, Call, Completion};
@@ -33,6 +35,8 @@ pub struct Backends {
     pub models: BTreeMap<ModelId, Arc<dyn Backend>>,
     /// Upstreams that pass any name on, by upstream name.
     pub wildcards: BTreeMap<String, Arc<dyn Backend>>,
+    /// Candidates on trial, by the model that each would replace.
+    pub canaries: BTreeMap<ModelId, Arc<Canary>>,
     /// Where answers kept under a certificate are audited.
     pub auditor: Auditor,
     /// What is remembered from request to request, and from configuration to configuration.
@@ -60,6 +64,7 @@ impl Backends {
 /// is passed over, the first refusal; of a refusing plan its own code. Cancel-safe:
 /// dropping the future drops every attempt.
 pub async fn run(plan: Plan, request: Arc<Request>, backends: &Backends, meter: Meter) -> Result<Completion> {
+    let plan = if backends.canaries.is_empty() { plan } else { canary::assign(plan, &request, backends) };
     let asking = Asking { request, backends, meter };
     match plan {
         Plan::Direct { targets } => direct::run(&targets, &asking).await,

@@ -1,6 +1,7 @@
 //! Plans against scripted backends under paused time: every branch of fallback and cascade.
 
 mod audits;
+mod canaries;
 mod certificates;
 mod evidence;
 mod value;
