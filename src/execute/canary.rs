@@ -379,7 +379,7 @@ async fn both(pair: &[(ModelId, Arc<dyn Backend>); 2], request: &Arc<Request>) -
 }
 
 async fn ask(backend: &Arc<dyn Backend>, model: &ModelId, request: &Arc<Request>) -> Option<Said> {
-    let call = Call { request: Arc::clone(request), model: model.clone() };
+    let call = Call { request: Arc::clone(request), model: model.clone(), trace: None };
     let mut deltas = backend.start(call).await.ok()?.deltas;
     let (mut said, mut running, mut begun) = (Said::default(), Running::default(), None);
     while let Some(delta) = deltas.next().await {
