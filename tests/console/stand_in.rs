@@ -17,7 +17,7 @@ use futures::stream::{self, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use weir::account::Record;
-use weir::backend::{Backend, Breaker, Call, Completion, Status};
+use weir::backend::{Backend, Breaker, Call, Completion, State, Status};
 use weir::cli::Serve;
 use weir::control::{self, Checked, Control, Options};
 use weir::error::{Error, Problem, Result};
@@ -58,9 +58,13 @@ fn serve(flags: &Flags) -> std::result::Result<ExitCode, String> {
         listen: checked.listen.clone(),
         admin: checked.admin.clone(),
         workers: 1,
+        grace: flags.serve.grace(),
         drain: flags.serve.drain(),
+        handover: None,
+        socket_names: None,
     };
-    listen::serve(&config, Box::pin(boot(options, checked)))
+    let boot = move |beside| Box::pin(boot(Options { beside, ..options }, checked)) as BoxFuture<'static, _>;
+    listen::serve(&config, Box::new(boot))
 }
 
 async fn boot(options: Options, checked: Checked) -> std::result::Result<Running, String> {
@@ -146,6 +150,7 @@ impl Backend for StandIn {
     fn status(&self) -> Status {
         let busy = SLOTS.saturating_sub(self.slots.available_permits() as u32);
         Status {
+            state: State::Warm,
             ready: true,
             queue_depth: self.waiting.load(Ordering::Relaxed),
             queue_limit: QUEUE,
