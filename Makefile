@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo-upstream build test test-boards test-console test-deploy test-foreign check check-scripts bench bench-overhead bench-local \
-        bench-certificates bench-drift bench-live bench-pacing bench-replay bench-scores eval \
+        bench-certificates bench-drift bench-live bench-swap bench-pacing bench-replay bench-scores eval \
         models deps deps-bench deps-console
 
 target := $(or $(CARGO_TARGET_DIR),target)
@@ -53,6 +53,11 @@ check-scripts:
 
 bench: deps  ## the pure rooms: parse, decide, SSE
 	cargo bench --locked --bench pure
+
+bench-swap: build  ## what clients notice while policies, files and models are changed
+	python3 models/fetch.py smollm2-135m-instruct
+	cargo build --release --locked --example mock-upstream
+	python3 benches/load/swap.py --weir $(weir) --mock $(target)/release/examples/mock-upstream
 
 bench-overhead: deps-bench build  ## pass-through against nginx and against the upstream directly
 	python3 models/fetch.py smollm2-135m-instruct
