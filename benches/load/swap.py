@@ -155,6 +155,7 @@ def changes(args: argparse.Namespace, admin: str, folder: Path, seen: Seen, pid:
         for number in range(1, args.reloads + 1):
             write(folder / "policy.toml", POLICY.format(number=number))
             want(200, ask(admin, "/admin/reload", {}))
+            time.sleep(args.pause)
             if number % max(1, args.reloads // max(1, args.broken)) == 0:
                 write(folder / "policy.toml", POLICY.format(number=number) + "[[rule]\n")
                 status, _ = ask(admin, "/admin/reload", {})
@@ -177,6 +178,7 @@ def changes(args: argparse.Namespace, admin: str, folder: Path, seen: Seen, pid:
             known = want(200, ask(admin, "/admin/generations"))["generations"]
             numbers = sorted(one["number"] for one in known)
             want(200, ask(admin, "/admin/rollback", {"generation": numbers[-2]}))
+            time.sleep(args.pause)
             write(folder / "policy.toml", POLICY.format(number=9001))
             want(200, ask(admin, "/admin/reload", {}))
 
@@ -221,6 +223,7 @@ def main() -> int:
     parser.add_argument("--broken", type=int, default=50)
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--back", type=int, default=5)
+    parser.add_argument("--pause", type=float, default=0.15)
     parser.add_argument("--calm", type=float, default=15)
     args = parser.parse_args()
     with ExitStack() as stack:
