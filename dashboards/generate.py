@@ -47,7 +47,7 @@ VARIABLES = {
     "policy": variable("policy", "Policy", 'label_values(weir_cascade_total{job=~"$job"}, policy)'),
     "model": variable("model", "Model", 'label_values(weir_e2e_seconds_count{job=~"$job"}, model)'),
     "score": {
-        **variable("score", "Score", 'label_values(weir_confidence_count{job=~"$job"}, score)'),
+        **variable("score", "Score", 'label_values(weir_confidence_bucket{job=~"$job",le="+Inf"}, score)'),
         "includeAll": False, "multi": False, "allValue": None, "current": {"text": "min_logprob", "value": "min_logprob"},
     },
 }

@@ -131,6 +131,18 @@ impl fmt::Debug for Environment {
     }
 }
 
+/// What can be changed, as the trail and the metrics call it.
+const CHANGES: [&str; 8] = [
+    "reload",
+    "rollback",
+    "model_load",
+    "model_unload",
+    "model_canary",
+    "model_promote",
+    "model_rollback",
+    "canary_rolled_back",
+];
+
 /// Holds the current generation and replaces it.
 #[derive(Debug)]
 pub struct Control {
@@ -231,7 +243,9 @@ impl Control {
 
     /// How many changes of each kind were noted in this process.
     pub fn change_counts(&self) -> Vec<(&'static str, u64)> {
-        self.trail.counts()
+        let mut counts: BTreeMap<&'static str, u64> = CHANGES.iter().map(|what| (*what, 0)).collect();
+        counts.extend(self.trail.counts());
+        counts.into_iter().collect()
     }
 
     /// Where requests are captured, if they are.

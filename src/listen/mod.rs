@@ -39,7 +39,6 @@ use pingora_core::services::background::background_service;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 pub use admin::AdminPort;
 use boot::{AUDITS, BootService, LAST_WORDS, Limits, StopSignal};
@@ -91,7 +90,6 @@ const ENDING: Duration = Duration::from_secs(60);
 pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
     let Sockets { data, admin, predecessor } = sockets::find(config)?;
     let state = Arc::new(State::default());
-    let connections = TaskTracker::new();
     let room = || Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
@@ -102,7 +100,7 @@ pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
         handover: config.handover.clone(),
         state: Arc::clone(&state),
         limits: Limits { grace: config.grace, drain: config.drain },
-        connections: connections.clone(),
+        connections: state.data.clone(),
     };
     let boot = server.add_service(background_service("boot", boot));
     let (opened, closing) = (Arc::clone(&state), Arc::clone(&state));
@@ -116,7 +114,7 @@ pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
             opened.bound();
             tracing::info!(%listen, "serving");
         }),
-        connections,
+        connections: state.data.clone(),
         room: room(),
         until: Box::new(move || {
             let state = Arc::clone(&closing);
@@ -131,7 +129,7 @@ pub fn serve(config: &Config, boot: Boot) -> Result<ExitCode, String> {
         source: Some(admin),
         serve: serve_operator(&state),
         opened: Box::new(move |socket, _| opened.keep_socket(sockets::ADMIN, socket)),
-        connections: TaskTracker::new(),
+        connections: state.admin.clone(),
         room: room(),
         until: Box::new(move || {
             let state = Arc::clone(&given);

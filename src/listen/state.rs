@@ -89,6 +89,10 @@ pub(super) enum Phase {
 /// The process's state; set by `listen`, read by probes.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// Connections of the data port.
+    pub(super) data: TaskTracker,
+    /// Connections of the admin port.
+    pub(super) admin: TaskTracker,
     running: OnceLock<(Running, Front)>,
     bound: AtomicBool,
     ports: Notify,

@@ -215,6 +215,7 @@ class Stage:
         (self.folder / "weir.toml").write_text(config)
         for name in ("facts", "dates"):
             calibration = json.loads(FIXTURE.read_text()) | {"name": name, "slice": name, "model_sha256": digest}
+            calibration["labels"] = hashlib.sha256(name.encode()).hexdigest()
             calibration["score"]["bias"] = 30.0  # whatever the model says is kept
             calibration["key"]["max_tokens"] = 16
             (self.folder / f"{name}.json").write_text(json.dumps(calibration))

@@ -8,6 +8,7 @@ use super::super::probes;
 use super::page::{Asked, bytes, json, text};
 use crate::api::Body;
 use crate::error::Result;
+use crate::observe::Port;
 
 /// The process answers.
 pub(super) fn livez() -> Result<Response<Body>> {
@@ -34,6 +35,9 @@ pub(super) fn metrics(asked: &Asked) -> Result<Response<Body>> {
     let Some(running) = asked.state.running() else { return Ok(bytes(StatusCode::OK, plain, String::new())) };
     let snapshot = running.control.current();
     running.metrics.show_audits(&snapshot.audit_statuses());
+    running.metrics.show_changes(&running.control.change_counts());
+    running.metrics.show_connections(Port::Data, asked.state.data.len());
+    running.metrics.show_connections(Port::Admin, asked.state.admin.len());
     running.metrics.show_models(&snapshot.figures());
     running.metrics.show_promises(&snapshot.promises());
     running.metrics.show_draining(asked.state.is_draining());
