@@ -16,7 +16,8 @@ use super::overlay::{CheckedCanary, Overlay, Tried};
 use super::read::{self, Placed, Raw, RawCapture, RawKey, RawTenant, RawUpstream, RawVirtual};
 use super::sources::{Reading, Sources};
 use super::values::{
-    LOCAL_FORM, NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_name, own_name, parse_endpoint, secret,
+    LOCAL_FORM, NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_name, own_name,
+    parse_endpoint, secret,
 };
 use super::{Options, Telemetry, bodies, defaults, telemetry};
 use crate::account::{Keys, Prices};

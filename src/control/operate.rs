@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::check::Checked;
-use super::overlay::{Candidate, Draft, Entry, Overlay};
+use super::overlay::{Candidate, Draft, Entry, Overlay, Previous};
 use super::sources::Sources;
 use super::values::{LOCAL_FORM, local_name};
 use super::{Cause, Control, Reloaded, Snapshot};
@@ -141,7 +141,7 @@ impl Snapshot {
                 loaded_by_operator: configured.is_none() && entry.file.is_some(),
                 configured: configured.filter(|configured| *configured != file),
                 file,
-                previous: entry.previous,
+                previous: entry.previous.map(|previous| previous.file),
                 accepts_uncertified: entry.accept_uncertified,
                 refused_canary: entry.refused_canary,
                 canary: known.map(|one| CandidateReport {
@@ -288,9 +288,12 @@ fn edit(now: &Checked, id: &ModelId, action: &Action) -> Result<Overlay, Denied>
             entry.canary = Some(canary.clone());
         }
         Action::Promote { .. } => {
-            let Some(file) = tried else { return conflict("has no canary to promote; begin one with /admin/models/canary") };
+            let Some(file) = tried else {
+                return conflict("has no canary to promote; begin one with /admin/models/canary");
+            };
             let before = entry.configured.as_ref().map(|file| file.display().to_string());
-            entry.previous = entry.file.take().or(before);
+            let accept_uncertified = entry.accept_uncertified;
+            entry.previous = entry.file.take().or(before).map(|file| Previous { file, accept_uncertified });
             (entry.file, entry.canary, entry.refused_canary) = (Some(file), None, None);
             // Whether that is acceptable is decided on what it brings.
             entry.accept_uncertified = true;
@@ -317,11 +320,8 @@ fn go_back(entry: &mut Entry) -> Result<(), &'static str> {
     let previous = entry.previous.take().ok_or("has no canary and was not promoted: there is nothing to go back to")?;
     entry.refused_canary = entry.file.take();
     let configured = entry.configured.as_ref().map(|file| file.display().to_string());
-    if configured.as_ref() == Some(&previous) {
-        entry.accept_uncertified = false;
-    } else {
-        entry.file = Some(previous);
-    }
+    entry.accept_uncertified = previous.accept_uncertified;
+    entry.file = Some(previous.file).filter(|file| configured.as_ref() != Some(file));
     Ok(())
 }
 

@@ -118,12 +118,22 @@ pub(super) struct Entry {
     /// The file that it runs in the place of that one, or was loaded with.
     pub(super) file: Option<String>,
     /// What it ran before the last promotion.
-    pub(super) previous: Option<String>,
+    pub(super) previous: Option<Previous>,
     /// Who is tried; wins over the configuration's.
     pub(super) canary: Option<Candidate>,
     /// A file that was given up: the configuration's canary of that file stays out.
     pub(super) refused_canary: Option<String>,
     /// Whether calibrations for another file are a lapse and no problem.
+    #[serde(default)]
+    pub(super) accept_uncertified: bool,
+}
+
+/// What a model can go back to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Previous {
+    pub(super) file: String,
+    /// Whether it ran without certificates.
     #[serde(default)]
     pub(super) accept_uncertified: bool,
 }
@@ -291,7 +301,8 @@ impl Checker<'_> {
         terms.check()?;
         let tenants = &self.checked.keys.tenants;
         let is_known = |tenant: &&TenantId| tenants.iter().any(|(known, _)| known == *tenant);
-        if let Some(tenant) = terms.tenants.iter().find(|tenant| !is_known(tenant) && **tenant != TenantId::anonymous()) {
+        if let Some(tenant) = terms.tenants.iter().find(|tenant| !is_known(tenant) && **tenant != TenantId::anonymous())
+        {
             let known: Vec<&str> = tenants.iter().map(|(known, _)| known.as_str()).collect();
             return Err(format!("tenants: no tenant \"{}\"; known: {}", tenant.as_str(), known.join(", ")));
         }

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::{Lapse, Promised};
 use super::compile::Compiler;
 use super::form::{Entry, Section, suggest};
+use super::{Lapse, Promised};
 use crate::confidence::{Accept, Basis, Calibration, Feature, Grant, Judge, Risk, Uncertified};
 use crate::plan::HoldBack;
 use crate::request::ModelId;
@@ -117,7 +117,9 @@ impl<'s> Compiler<'s, '_> {
             self.form.note(accept.span.clone(), format!("{}: of the answers kept: {error}", accept.title));
         }
         let otherwise = fallback.map(|probability| match calibration {
-            Some(fitted) if fitted.score.is_probability() && self.lapses.len() == lapses => Judge::calibrated(fitted, probability),
+            Some(fitted) if fitted.score.is_probability() && self.lapses.len() == lapses => {
+                Judge::calibrated(fitted, probability)
+            }
             _ => Judge::least_probability(probability),
         });
         Some(Accept::Promise { granted, otherwise })
@@ -191,8 +193,7 @@ impl<'s> Compiler<'s, '_> {
             return Err(format!("speaks of one model's answers, but the cascade gates {all}; gate one of them"));
         }
         let names = self.vocabulary.names;
-        let Some((model, runs)) = gated.first().and_then(|model| names.files.get_key_value(model))
-        else {
+        let Some((model, runs)) = gated.first().and_then(|model| names.files.get_key_value(model)) else {
             return Ok(());
         };
         if calibration.is_for(runs) || self.lapsed(model, &calibration.slice) {

@@ -78,7 +78,8 @@ pub(super) async fn unload(asked: Asked) -> Result<Response<Body>> {
 pub(super) async fn canary(asked: Asked) -> Result<Response<Body>> {
     let mut body: Map<String, Value> = asked.read()?;
     let model = body.remove("model").and_then(|model| model.as_str().map(str::to_owned));
-    let model = model.ok_or_else(|| Error::invalid("model", "the body is not what this page wants: model is missing"))?;
+    let model =
+        model.ok_or_else(|| Error::invalid("model", "the body is not what this page wants: model is missing"))?;
     let candidate: Candidate = serde_json::from_value(Value::Object(body))
         .map_err(|error| Error::invalid("body", format!("the body is not what this page wants: {error}")))?;
     operate(asked, model, Action::Try(candidate)).await
