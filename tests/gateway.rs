@@ -10,6 +10,7 @@ mod failing;
 mod feedback;
 pub mod house;
 mod leaving;
+mod models;
 mod names;
 mod passing;
 mod reloading;

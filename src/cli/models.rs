@@ -1,4 +1,5 @@
-//! `weir models add | list | inspect | remove`: the folder of models on this machine.
+//! `weir models add | list | inspect | remove`: the folder of models on this machine; and the models of
+//! a Weir that runs ([`running`]).
 //!
 //! The folder is `$WEIR_MODELS`, else `models` in the cache folder; what a configuration names as
 //! `hf:ORG/REPO:FILE` or by a name of the catalogue is looked up there. Hides the hub's endpoints
@@ -8,6 +9,7 @@ mod bar;
 mod download;
 mod hub;
 mod inspect;
+mod running;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -68,6 +70,8 @@ enum Action {
         /// hf:ORG/REPO:FILE, a name of the catalogue, or a file in the folder.
         what: String,
     },
+    #[command(flatten)]
+    Running(running::Running),
 }
 
 impl Models {
@@ -81,6 +85,7 @@ impl Models {
                 inspect::run(&control::model_file(what, Path::new(""), &env)?, (*slots, *context), *bench)
             }
             Action::Remove { what } => shelf::remove(what, &env),
+            Action::Running(running) => running.run(),
         }
     }
 }

@@ -45,9 +45,20 @@ impl Operator {
     /// # Errors
     /// Nobody answers, or not in JSON.
     pub(super) fn post(&self, page: &str, body: &Value) -> Result<(u16, Value), String> {
+        self.ask(Method::POST, page, Bytes::from(body.to_string()))
+    }
+
+    /// Looks at a page.
+    ///
+    /// # Errors
+    /// Nobody answers, or not in JSON.
+    pub(super) fn get(&self, page: &str) -> Result<(u16, Value), String> {
+        self.ask(Method::GET, page, Bytes::new())
+    }
+
+    fn ask(&self, method: Method, page: &str, bytes: Bytes) -> Result<(u16, Value), String> {
         let url = format!("{}{page}", self.url);
-        let bytes = Bytes::from(body.to_string());
-        let mut request = Request::builder().method(Method::POST).uri(&url).header(CONTENT_TYPE, "application/json");
+        let mut request = Request::builder().method(method).uri(&url).header(CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }

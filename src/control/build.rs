@@ -10,12 +10,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::audits::Audits;
 use super::bodies;
+use super::canaries::{self, Around};
 use super::check::{Checked, CheckedUpstream, DISCOVERY_TIMEOUT};
 use super::snapshot::{Routes, Snapshot};
+use tokio::sync::mpsc;
+
 use crate::backend::Backend;
 use crate::error::Problem;
 use crate::execute::{Backends, Lasting};
-use crate::local::{Host, LoadError, Terms};
+use crate::local::{Host, LoadError, ModelConfig, Terms};
 use crate::policy::{Names, Policy};
 use crate::request::ModelId;
 use crate::upstream::Upstream;
@@ -26,6 +29,8 @@ pub(super) struct Given<'a> {
     pub(super) stand_ins: &'a BTreeMap<ModelId, Arc<dyn Backend>>,
     pub(super) audits: &'a Arc<Audits>,
     pub(super) lasting: &'a Arc<Lasting>,
+    /// Told of trials that are lost.
+    pub(super) lost: &'a mpsc::Sender<ModelId>,
 }
 
 /// Builds a generation; nothing of it is used when any part fails.
@@ -33,13 +38,15 @@ pub(super) async fn build(
     mut checked: Checked,
     previous: Option<&Snapshot>,
     generation: u64,
-    Given { stand_ins, audits, lasting }: Given<'_>,
+    Given { stand_ins, audits, lasting, lost }: Given<'_>,
 ) -> Result<Snapshot, Vec<Problem>> {
     let upstreams = open_upstreams(&checked, previous)?;
     for one in &mut checked.upstreams {
         discover(one, &upstreams).await;
     }
-    let models = checked.models.iter().filter(|model| !stand_ins.contains_key(&model.id)).cloned().collect();
+    let candidates: Vec<&ModelConfig> = checked.canaries.iter().map(|one| &one.candidate).collect();
+    let models = checked.models.iter().chain(candidates.iter().copied());
+    let models = models.filter(|model| !stand_ins.contains_key(&model.id)).cloned().collect();
     let terms = Terms {
         engine_threads: checked.engine_threads,
         memory: checked.memory,
@@ -51,7 +58,12 @@ pub(super) async fn build(
         errors.into_iter().map(problem).collect::<Vec<_>>()
     })?;
     let mut backends = wire_backends(&checked, &host, &upstreams);
-    backends.models.extend(stand_ins.clone());
+    let is_wanted = |id: &ModelId| !id.as_str().contains('@') || candidates.iter().any(|one| one.id == *id);
+    backends.models.extend(stand_ins.clone().into_iter().filter(|(id, _)| is_wanted(id)));
+    let around = Around { tasks: audits.tasks(), lost };
+    let canaries = std::mem::take(&mut checked.canaries);
+    let canaries = canaries::wire(canaries, &checked.models, &mut backends, previous, around)
+        .map_err(|message| vec![Problem { place: checked.place.clone(), message }])?;
     backends.auditor = previous.map_or_else(|| audits.auditor(), |snapshot| snapshot.backends.auditor.clone());
     backends.lasting = Arc::clone(lasting);
     let names = checked.names();
@@ -79,6 +91,9 @@ pub(super) async fn build(
         upstreams,
         host,
         audits,
+        canaries,
+        models: checked.models,
+        overlay: checked.overlay,
     })
 }
 
@@ -116,7 +131,7 @@ async fn discover(one: &mut CheckedUpstream, upstreams: &HashMap<String, Arc<Ups
 
 fn wire_backends(checked: &Checked, host: &Host, upstreams: &HashMap<String, Arc<Upstream>>) -> Backends {
     let mut backends = Backends::default();
-    for model in &checked.models {
+    for model in checked.models.iter().chain(checked.canaries.iter().map(|one| &one.candidate)) {
         if let Some(backend) = host.backend(&model.id) {
             backends.models.insert(model.id.clone(), backend);
         }

@@ -3,6 +3,7 @@
 //! Pure but for reading the files that the configuration names. `weir check` stops here; `build`
 //! goes on from a [`Checked`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,12 @@ use http::header::{AUTHORIZATION, HeaderName};
 
 use super::calibrations::Calibrations;
 use super::capture::{self, Capture};
+use super::overlay::{CheckedCanary, Overlay, Tried};
 use super::read::{self, Placed, Raw, RawCapture, RawKey, RawTenant, RawUpstream, RawVirtual};
 use super::sources::{Reading, Sources};
 use super::values::{
-    NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_name, own_name, parse_endpoint, secret,
+    LOCAL_FORM, NAME_FORM, add_price, default_state, find_file, is_loopback, is_name, local_name, own_name,
+    parse_endpoint, secret,
 };
 use super::{Options, Telemetry, bodies, defaults, telemetry};
 use crate::account::{Keys, Prices};
@@ -58,6 +61,12 @@ pub struct Checked {
     pub(super) keys: Keys,
     pub(super) prices: Prices,
     pub(super) models: Vec<ModelConfig>,
+    /// Candidates beside them.
+    pub(super) canaries: Vec<CheckedCanary>,
+    /// What was changed while models ran, as far as it stands.
+    pub(super) overlay: Overlay,
+    /// The files of the models as they are without it.
+    pub(super) configured: BTreeMap<ModelId, PathBuf>,
     pub(super) upstreams: Vec<CheckedUpstream>,
     pub(super) virtuals: Vec<VirtualModel>,
     /// Whether the name `auto` gets the built-in policy.
@@ -132,6 +141,8 @@ pub(super) struct Checker<'a> {
     /// Where the admin port's address is given.
     admin_place: String,
     drafts: Vec<Draft>,
+    /// The candidates of the configuration.
+    pub(super) tried: Vec<Placed<Tried>>,
     /// Whether something of the file could not be read, so that policies may name what is unknown.
     partly: bool,
 }
@@ -160,6 +171,9 @@ impl<'a> Checker<'a> {
             keys: Keys::default(),
             prices: Prices::default(),
             models: Vec::new(),
+            canaries: Vec::new(),
+            overlay: Overlay::default(),
+            configured: BTreeMap::new(),
             upstreams: Vec::new(),
             virtuals: Vec::new(),
             builtin_auto: false,
@@ -175,6 +189,7 @@ impl<'a> Checker<'a> {
             folder,
             admin_place,
             drafts: Vec::new(),
+            tried: Vec::new(),
             partly: false,
         }
     }
@@ -452,6 +467,7 @@ impl<'a> Checker<'a> {
 
     fn finish(mut self) -> Result<Checked, Vec<Problem>> {
         self.flags();
+        self.overlay();
         self.more_virtuals();
         self.compile();
         if self.checked.listen == self.checked.admin && !self.checked.listen.ends_with(":0") {
@@ -504,7 +520,7 @@ impl<'a> Checker<'a> {
                             self.add_model(ModelConfig::new(ModelId::new(format!("local/{name}")), file), "--model")
                         }
                         None => {
-                            let message = format!("model name \"{name}\": want NAME=FILE; {NAME_FORM}");
+                            let message = format!("model name \"{name}\": want NAME=FILE; {LOCAL_FORM}");
                             self.problems.push(Problem { place: "--model".to_owned(), message });
                         }
                     }

@@ -68,6 +68,7 @@ impl Checked {
             models,
             short: short.into_iter().filter_map(|(bare, model)| model.map(|model| (bare, model))).collect(),
             wildcards: self.upstreams.iter().filter(|one| one.any).map(|one| one.config.name.clone()).collect(),
+            promoted: self.overlay.promoted(),
             headers: self.limits.policy_headers.iter().cloned().collect(),
             ..Names::default()
         }

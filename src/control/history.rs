@@ -30,6 +30,8 @@ pub enum Cause {
         /// Who.
         who: String,
     },
+    /// A candidate has lost its trial.
+    Canary,
     /// Somebody asked for an earlier generation.
     RollBack {
         /// Its number.
@@ -47,6 +49,7 @@ impl Cause {
             Cause::Signal => "signal",
             Cause::Files => "files",
             Cause::HandOver => "handover",
+            Cause::Canary => "canary",
             Cause::Admin { .. } => "admin",
             Cause::RollBack { .. } => "rollback",
         }
@@ -56,7 +59,7 @@ impl Cause {
     pub fn who(&self) -> &str {
         match self {
             Cause::Admin { who } | Cause::RollBack { who, .. } => who,
-            Cause::Start | Cause::Signal | Cause::Files | Cause::HandOver => self.name(),
+            Cause::Start | Cause::Signal | Cause::Files | Cause::HandOver | Cause::Canary => self.name(),
         }
     }
 }

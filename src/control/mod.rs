@@ -8,6 +8,7 @@ mod audits;
 mod bodies;
 mod build;
 mod calibrations;
+mod canaries;
 mod capture;
 mod catalogue;
 mod check;
@@ -17,6 +18,8 @@ mod fixed;
 mod hashes;
 mod history;
 mod models;
+mod operate;
+mod overlay;
 mod propose;
 mod read;
 mod snapshot;
@@ -34,6 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::sync::watch::Sender;
 use tokio_util::task::TaskTracker;
 
@@ -53,6 +57,8 @@ use fixed::Fixed;
 pub use hashes::Hashes;
 use history::History;
 pub use history::{Cause, Generation, Refusal};
+pub use operate::{Action, CandidateReport, Denied, ModelReport, Operation};
+pub use overlay::Candidate;
 pub use propose::{Proposal, Proposed};
 pub use snapshot::Snapshot;
 pub use sources::{Changed, Source};
@@ -94,6 +100,8 @@ pub struct Options {
     /// Backends that answer in the place of local models, whose files are not loaded then: for
     /// programs that bring their own, and for tests.
     pub stand_ins: BTreeMap<ModelId, Arc<dyn Backend>>,
+    /// The state folder of the process that runs, whatever the configuration says by now.
+    pub state: Option<PathBuf>,
     /// Whether another process serves now with the same state folder, which is not this one's before
     /// [`Control::take_over`].
     pub beside: bool,
@@ -158,6 +166,9 @@ pub struct Control {
     /// What the disk held when it was last read, right or wrong.
     disk: Sender<Arc<Sources>>,
     reloading: tokio::sync::Mutex<()>,
+    /// Told of trials that are lost.
+    lost: mpsc::Sender<ModelId>,
+    untold: tokio::sync::Mutex<mpsc::Receiver<ModelId>>,
     began: SystemTime,
 }
 
@@ -190,7 +201,8 @@ impl Control {
         if !options.beside {
             keep_budgets(&checked, &lasting)?;
         }
-        let given = Given { stand_ins: &options.stand_ins, audits: &audits, lasting: &lasting };
+        let (lost, untold) = mpsc::channel(canaries::UNTOLD);
+        let given = Given { stand_ins: &options.stand_ins, audits: &audits, lasting: &lasting, lost: &lost };
         let snapshot = build::build(checked, None, 1, given).await?;
         let mut history = History::default();
         let (began, built, before) = (SystemTime::now(), SystemTime::now(), Arc::clone(&sources));
@@ -198,7 +210,22 @@ impl Control {
         history.ran(Generation { number: 1, built, cause, warnings, sources: Arc::clone(&sources), before });
         let (current, history, disk) = (ArcSwap::from_pointee(snapshot), Mutex::new(history), Sender::new(sources));
         let (owns_state, reloading) = (AtomicBool::new(!options.beside), tokio::sync::Mutex::new(()));
-        Ok(Control { options, fixed, audits, lasting, owns_state, current, history, trail, disk, reloading, began })
+        let untold = tokio::sync::Mutex::new(untold);
+        Ok(Control {
+            options,
+            fixed,
+            audits,
+            lasting,
+            owns_state,
+            current,
+            history,
+            trail,
+            disk,
+            reloading,
+            lost,
+            untold,
+            began,
+        })
     }
 
     /// The generation that runs now.
@@ -360,7 +387,8 @@ impl Control {
 
     /// Reads and checks, with the texts of `given` in the place of the disk's.
     async fn read(&self, given: Arc<Sources>) -> (Result<Checked, Vec<Problem>>, Arc<Sources>) {
-        let (options, running) = (self.options.clone(), self.history().sources());
+        let state = self.fixed.state().map(Path::to_path_buf);
+        let (options, running) = (Options { state, ..self.options.clone() }, self.history().sources());
         let reading = move || {
             let reading = Reading::of(given);
             let read = check::read_as(&options, &reading);
@@ -393,7 +421,8 @@ impl Control {
         if self.owns_state.load(Ordering::Acquire) {
             keep_budgets(&checked, &self.lasting)?;
         }
-        let given = Given { stand_ins: &self.options.stand_ins, audits: &self.audits, lasting: &self.lasting };
+        let (stand_ins, audits) = (&self.options.stand_ins, &self.audits);
+        let given = Given { stand_ins, audits, lasting: &self.lasting, lost: &self.lost };
         let snapshot = build::build(checked, Some(&running), running.generation() + 1, given).await?;
         let number = snapshot.generation();
         self.current.store(Arc::new(snapshot));

@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 
 use super::check::Checker;
+use super::overlay::Tried;
 use super::read::{Placed, Raw, RawAdapter, RawModel, RawResidency};
-use super::values::{NAME_FORM, find_file, local_name};
+use super::values::{LOCAL_FORM, find_file, local_name};
 use crate::error::Problem;
 use crate::local::{Adapter, ModelConfig, Residency, check_adapter_files};
 use crate::request::ModelId;
@@ -43,7 +44,7 @@ impl Checker<'_> {
     fn model(&mut self, model: &Placed<RawModel>) {
         let raw = &model.value;
         let Some(name) = local_name(&raw.name) else {
-            let message = format!("model name \"{}\": want local/NAME; {NAME_FORM}", raw.name);
+            let message = format!("model name \"{}\": want local/NAME; {LOCAL_FORM}", raw.name);
             return self.problems.push(model.problem(message));
         };
         let mut problems = Vec::new();
@@ -86,10 +87,14 @@ impl Checker<'_> {
             adapter,
             ..usual
         };
+        if let Some(canary) = &raw.canary {
+            let value = Tried { model: config.id.clone(), canary: canary.clone() };
+            self.tried.push(Placed { value, place: model.place.clone() });
+        }
         self.add_model(config, &model.place);
     }
 
-    fn find(&self, file: &str) -> Result<PathBuf, String> {
+    pub(super) fn find(&self, file: &str) -> Result<PathBuf, String> {
         find_file(file, &self.folder, &self.options.env, self.reading)
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use super::overlay::Candidate;
 use crate::error::Problem;
 
 /// A configuration file as it was written.
@@ -66,6 +67,7 @@ pub(super) struct RawModel {
     pub(super) slots: Option<u32>,
     pub(super) queue: Option<usize>,
     pub(super) residency: Option<RawResidency>,
+    pub(super) canary: Option<Candidate>,
 }
 
 #[derive(Debug, Deserialize)]

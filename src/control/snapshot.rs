@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use http::Uri;
 
+use super::canaries::Trying;
+use super::overlay::Overlay;
 use crate::account::{Keys, Pacers, Prices};
 use crate::api::{Limits, ModelEntry};
-use crate::backend::{Figures, Status};
+use crate::backend::{Figures, State, Status};
 use crate::confidence::{AuditStatus, Ledger};
 use crate::error::{Error, Kind, Origin, Result};
-use crate::execute::Backends;
-use crate::local::Host;
+use crate::execute::{Backends, CanaryStatus};
+use crate::local::{Host, ModelConfig};
 use crate::policy::{Explanation, Facts, Names, Policy, Promised};
 use crate::request::{ModelId, Request};
 use crate::upstream::Upstream;
@@ -37,6 +39,9 @@ pub struct Snapshot {
     pub(super) upstreams: HashMap<String, Arc<Upstream>>,
     pub(super) host: Host,
     pub(super) audits: Vec<Arc<Ledger>>,
+    pub(super) canaries: Vec<Trying>,
+    pub(super) models: Vec<ModelConfig>,
+    pub(super) overlay: Overlay,
 }
 
 impl Snapshot {
@@ -135,7 +140,19 @@ impl Snapshot {
 
     /// What each local model takes and has done.
     pub fn figures(&self) -> Vec<(ModelId, Figures)> {
-        self.host.figures()
+        let mut all = self.host.figures();
+        for (id, figures) in &mut all {
+            let is_tried = self.canaries.iter().any(|one| one.checked.candidate.id == *id);
+            if is_tried && figures.state == State::Warm {
+                figures.state = State::Canary;
+            }
+        }
+        all
+    }
+
+    /// How the candidates stand that are on trial.
+    pub fn canary_statuses(&self) -> Vec<CanaryStatus> {
+        self.canaries.iter().map(|one| one.canary.status()).collect()
     }
 
     /// The ledgers of the slices that are audited.

@@ -104,6 +104,9 @@ pub(super) fn add_price(prices: &mut Prices, price: Placed<RawPrice>) -> Result<
     }
 }
 
+/// What the name of a local model must be like, for problems.
+pub(super) const LOCAL_FORM: &str = "names have no spaces, quotes, backslashes, stars or @";
+
 /// What a name must be like, for problems.
 pub(super) const NAME_FORM: &str = "names have no spaces, quotes, backslashes or stars";
 
@@ -113,10 +116,10 @@ pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(odd)
 }
 
-/// The bare name of a local model that is called `local/NAME` or `NAME`.
+/// The bare name of a local model that is called `local/NAME` or `NAME`; what follows an `@` is Weir's own.
 pub(super) fn local_name(name: &str) -> Option<&str> {
     let bare = name.strip_prefix("local/").or_else(|| (!name.contains('/')).then_some(name))?;
-    is_name(bare).then_some(bare)
+    (is_name(bare) && !bare.contains('@')).then_some(bare)
 }
 
 /// Whether only this machine can reach the address.

@@ -54,6 +54,21 @@ pub struct Terms {
     pub bounds: Bounds,
 }
 
+impl Terms {
+    /// What is wrong with the terms, in one sentence.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        for (name, share) in [("share", self.share), ("shadow", self.shadow)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(format!("{name} = {share}: want 0 to 1"));
+            }
+        }
+        if !(self.slower >= 1.0 && self.slower.is_finite()) {
+            return Err(format!("slower = {}: want 1 or more", self.slower));
+        }
+        Trial::check(&self.bounds).map(|_| ())
+    }
+}
+
 /// How a canary stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CanaryStatus {
@@ -112,14 +127,7 @@ impl Canary {
         tasks: TaskTracker,
         lost: mpsc::Sender<ModelId>,
     ) -> std::result::Result<Arc<Canary>, String> {
-        for (name, share) in [("share", terms.share), ("shadow", terms.shadow)] {
-            if !(0.0..=1.0).contains(&share) {
-                return Err(format!("{name} = {share}: want 0 to 1"));
-            }
-        }
-        if !(terms.slower >= 1.0 && terms.slower.is_finite()) {
-            return Err(format!("slower = {}: want 1 or more", terms.slower));
-        }
+        terms.check()?;
         let trial = Mutex::new(Trial::check(&terms.bounds)?);
         let (model, candidate) = (model.clone(), Canary::name(model));
         let room = Arc::new(Semaphore::new(1));

@@ -144,19 +144,25 @@ impl BootService {
         Heirs::open(self.handover.as_deref())
     }
 
-    /// Reloads at each hang-up and whenever files have changed, for ever. Dropping it gives up a reload
+    /// Reloads at each hang-up and whenever files have changed, and gives up candidates that lost their
+    /// trial, for ever. Dropping it gives up a reload
     /// under way: the running configuration stays.
     async fn reload_on(&self, hangup: &mut Option<Signal>) {
         let Some(running) = self.state.running() else { return };
         let mut watch = Watch::open(&running.control);
         loop {
             let cause = tokio::select! {
-                () = next(hangup) => Cause::Signal,
-                () = watch.changed() => Cause::Files,
+                () = next(hangup) => Some(Cause::Signal),
+                () = watch.changed() => Some(Cause::Files),
+                () = running.trial_lost() => None,
             };
             supervisor::reloading();
-            // What comes of it is told in metrics and log.
-            let _ = running.reload(cause).await;
+            if let Some(cause) = cause {
+                // What comes of it is told in metrics and log.
+                let _ = running.reload(cause).await;
+            }
+            // One that could not be given up before may be now.
+            running.give_up_lost().await;
             supervisor::ready("serving");
         }
     }

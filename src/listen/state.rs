@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Front;
-use crate::control::{Cause, Control, Reloaded};
+use crate::control::{Action, Cause, Control, Denied, Operation, Reloaded};
 use crate::error::Problem;
 use crate::gateway::Gateway;
 use crate::observe::{Metrics, Names, Reload};
@@ -56,21 +56,56 @@ impl Running {
         self.told(self.control.roll_back(to, who).await)
     }
 
-    fn told(&self, done: Result<Reloaded, Vec<Problem>>) -> Result<Reloaded, Vec<Problem>> {
+    /// Does something to a model, as a new generation.
+    ///
+    /// # Errors
+    /// Why nothing has changed.
+    pub async fn operate(&self, operation: &Operation, cause: Cause) -> Result<Reloaded, Denied> {
+        let done = self.control.operate(operation, cause).await;
         match &done {
-            Ok(reloaded) => {
-                self.metrics.reloaded(if reloaded.is_new { Reload::Applied } else { Reload::Unchanged });
-                self.adopt();
-            }
-            Err(problems) => {
-                self.metrics.reloaded(Reload::Refused);
-                for problem in problems {
-                    tracing::error!("{problem}");
-                }
-                tracing::error!(problems = problems.len(), "reload refused; the running configuration stays");
-            }
+            Ok(reloaded) => self.took(reloaded),
+            Err(Denied::Problems(problems)) => self.refused(problems),
+            Err(_) => {}
         }
         done
+    }
+
+    /// Resolves when a candidate has lost its trial: no request is drawn for it any more, and
+    /// [`Running::give_up_lost`] is to be called.
+    pub async fn trial_lost(&self) {
+        self.control.trial_lost().await;
+    }
+
+    /// Gives up every candidate that has lost its trial.
+    pub async fn give_up_lost(&self) {
+        for lost in self.control.current().lost_trials() {
+            let operation = Operation { model: lost.model, action: Action::GiveUp };
+            if let Err(denied) = self.operate(&operation, Cause::Canary).await {
+                let model = &operation.model;
+                tracing::warn!(model, ?denied, "a canary that has lost its trial stays loaded; it answers nothing");
+            }
+        }
+    }
+
+    fn told(&self, done: Result<Reloaded, Vec<Problem>>) -> Result<Reloaded, Vec<Problem>> {
+        match &done {
+            Ok(reloaded) => self.took(reloaded),
+            Err(problems) => self.refused(problems),
+        }
+        done
+    }
+
+    fn took(&self, reloaded: &Reloaded) {
+        self.metrics.reloaded(if reloaded.is_new { Reload::Applied } else { Reload::Unchanged });
+        self.adopt();
+    }
+
+    fn refused(&self, problems: &[Problem]) {
+        self.metrics.reloaded(Reload::Refused);
+        for problem in problems {
+            tracing::error!("{problem}");
+        }
+        tracing::error!(problems = problems.len(), "reload refused; the running configuration stays");
     }
 }
 

@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use super::audits::AuditFamilies;
+use super::canaries::CanaryFamilies;
 use super::models::ModelFamilies;
 use super::names::{self, Family};
 use super::promises::PromiseFamilies;
@@ -62,6 +63,7 @@ pub(super) struct Families {
     pub(super) feedback: IntCounterVec,
     pub(super) audits: AuditFamilies,
     pub(super) models: ModelFamilies,
+    pub(super) canaries: CanaryFamilies,
     pub(super) capture_dropped: IntCounterVec,
     pub(super) spans: IntCounterVec,
     pub(super) connections: IntGaugeVec,
@@ -114,6 +116,7 @@ impl Families {
             feedback: counts(&names::FEEDBACK)?,
             audits: AuditFamilies::register(registry)?,
             models: ModelFamilies::register(registry)?,
+            canaries: CanaryFamilies::register(registry)?,
             capture_dropped: counts(&names::CAPTURE_DROPPED)?,
             spans,
             connections: gauges(&names::CONNECTIONS)?,

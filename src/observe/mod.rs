@@ -7,6 +7,7 @@
 //! the admin port.
 
 mod audits;
+mod canaries;
 mod capture;
 mod exemplars;
 mod families;
@@ -40,6 +41,7 @@ use crate::backend::{Breaker, Figures, Status};
 use crate::confidence::AuditStatus;
 use crate::control::{Capture, Telemetry};
 use crate::error::{Error, Origin, Result};
+use crate::execute::CanaryStatus;
 use crate::policy::{Gated, Promised};
 use crate::request::{ModelId, TraceContext};
 use capture::CaptureLog;
@@ -250,6 +252,17 @@ impl Metrics {
     pub fn show_models(&self, models: &[(ModelId, Figures)]) {
         let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.families.models.show(models);
+    }
+
+    /// Takes over how the candidates on trial stand; for the next [`Metrics::render`].
+    pub fn show_canaries(&self, trials: &[CanaryStatus]) {
+        let _one_at_a_time = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.families.canaries.show(trials);
+    }
+
+    /// The dollars that a policy has avoided so far.
+    pub fn avoided_usd(&self, policy: &str) -> f64 {
+        self.families.avoided.with_label_values(&[policy]).get()
     }
 
     fn set_gauges(&self, statuses: &[(ModelId, Status)]) {

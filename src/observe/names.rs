@@ -72,6 +72,12 @@ families! {
         "Tokens that a local model computes in one step, prompts and answers together.";
     ENGINE_TOKENS: "weir_engine_tokens_total", ["model", "kind"],
         "Tokens that a local model computed: prefill (of prompts, what was cached not), decode (of answers).";
+    CANARY_REQUESTS: "weir_canary_requests_total", ["model", "arm", "outcome"],
+        "Requests since a trial began, by who answered (current, canary) and outcome (ok, failed).";
+    CANARY_AGREEMENT: "weir_canary_agreement_ratio", ["model"],
+        "Share of compared answers in which a candidate says what its model says: 0 to 1.";
+    CANARY_EVIDENCE: "weir_canary_evidence", ["model", "test"],
+        "Evidence that a candidate is unfit, by test (failures, disagreement, slower, less_sure): 1 at first.";
     BREAKER: "weir_breaker", ["model", "state"],
         "1 for the state a breaker is in: closed, open, half_open.";
     PACER_LAMBDA: "weir_pacer_lambda", ["policy", "tenant"],

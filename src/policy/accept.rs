@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::Promised;
 use super::compile::Compiler;
 use super::form::{Entry, Section, suggest};
+use super::{Lapse, Promised};
 use crate::confidence::{Accept, Basis, Calibration, Feature, Grant, Judge, Risk, Uncertified};
 use crate::plan::HoldBack;
 use crate::request::ModelId;
@@ -84,6 +84,7 @@ impl<'s> Compiler<'s, '_> {
         self.form.check_keys(accept, &[key, "risk", "confidence", "calibration", "else_threshold", "audit"]);
         let asked = self.asked(key, accept);
         let fallback = self.share(accept, "else_threshold");
+        let lapses = self.lapses.len();
         let named = self.calibration(accept, gated);
         let (asked, fallback, named) = (asked?, fallback?, named?);
         if let Some(named) = &named {
@@ -94,7 +95,8 @@ impl<'s> Compiler<'s, '_> {
             Some(named) => {
                 self.check_basis(accept, &asked, named)?;
                 let grant = Grant::find(&named.calibration, asked.risk, asked.alpha, asked.confidence);
-                grant.ok_or(Uncertified::NoCertificate)
+                let lapsed = self.lapses.len() > lapses;
+                if lapsed { Err(Uncertified::OtherModel) } else { grant.ok_or(Uncertified::NoCertificate) }
             }
         };
         let known = named.as_ref().map(|named| &*named.calibration);
@@ -115,7 +117,9 @@ impl<'s> Compiler<'s, '_> {
             self.form.note(accept.span.clone(), format!("{}: of the answers kept: {error}", accept.title));
         }
         let otherwise = fallback.map(|probability| match calibration {
-            Some(fitted) if fitted.score.is_probability() => Judge::calibrated(fitted, probability),
+            Some(fitted) if fitted.score.is_probability() && self.lapses.len() == lapses => {
+                Judge::calibrated(fitted, probability)
+            }
             _ => Judge::least_probability(probability),
         });
         Some(Accept::Promise { granted, otherwise })
@@ -172,17 +176,27 @@ impl<'s> Compiler<'s, '_> {
         }
     }
 
-    fn check_model(&self, calibration: &Calibration, gated: &[ModelId]) -> Result<(), String> {
+    /// Whether another file was promoted over the model's, so that what is for the old one has lapsed.
+    pub(super) fn lapsed(&mut self, model: &ModelId, slice: &str) -> bool {
+        let promoted = self.vocabulary.names.promoted.contains(model);
+        if promoted {
+            let (rule, slice) = (Arc::clone(&self.rule), slice.to_owned());
+            self.lapses.push(Lapse { rule, slice, model: model.clone() });
+        }
+        promoted
+    }
+
+    fn check_model(&mut self, calibration: &Calibration, gated: &[ModelId]) -> Result<(), String> {
         if gated.len() > 1 {
             let all: Vec<&str> = gated.iter().map(ModelId::as_str).collect();
             let all = all.join(", ");
             return Err(format!("speaks of one model's answers, but the cascade gates {all}; gate one of them"));
         }
-        let Some((model, runs)) = gated.first().and_then(|model| self.vocabulary.names.files.get_key_value(model))
-        else {
+        let names = self.vocabulary.names;
+        let Some((model, runs)) = gated.first().and_then(|model| names.files.get_key_value(model)) else {
             return Ok(());
         };
-        if calibration.is_for(runs) {
+        if calibration.is_for(runs) || self.lapsed(model, &calibration.slice) {
             return Ok(());
         }
         let short = |hash: &str| hash.get(..HASH_SHOWN).unwrap_or(hash).to_ascii_lowercase();
@@ -245,6 +259,10 @@ fn what_is_missing(
     let promise = format!("nothing certifies {key} = {alpha} (risk {}, confidence {confidence})", risk.name());
     match (granted, calibration, hold_back) {
         (Err(_), None, _) => Some(format!("{promise}, for no calibration is named")),
+        (Err(Uncertified::OtherModel), Some(calibration), _) => {
+            let (name, model) = (&calibration.name, &calibration.model);
+            Some(format!("{promise}: another file of {model} was promoted than calibration \"{name}\" is for"))
+        }
         (Err(_), Some(calibration), _) => {
             let all: Vec<String> = calibration.certificates.iter().map(ToString::to_string).collect();
             let all = if all.is_empty() { "nothing".to_owned() } else { all.join("; ") };

@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::condition::Condition;
 use super::form::{Entry, Form, Section};
 use super::vocabulary::Vocabulary;
-use super::{File, Names, Outcome, Policy, Promised};
+use super::{File, Lapse, Names, Outcome, Policy, Promised};
 use crate::confidence::gap::Pacing;
 use crate::error::Problem;
 use crate::plan::Plan;
@@ -26,6 +26,7 @@ pub(super) fn compile(place: &str, source: &str, names: &Names) -> Result<Policy
         pacing: None,
         rule: "".into(),
         promises: Vec::new(),
+        lapses: Vec::new(),
     };
     match compiler.file() {
         Some(policy) if compiler.form.sound() => {
@@ -48,6 +49,8 @@ pub(super) struct Compiler<'s, 'n> {
     pub(super) rule: Arc<str>,
     /// What rules have promised so far.
     pub(super) promises: Vec<Promised>,
+    /// What they lost by a promotion.
+    pub(super) lapses: Vec<Lapse>,
 }
 
 struct Rule {
@@ -66,8 +69,8 @@ impl<'s> Compiler<'s, '_> {
         let mut rules = self.rules(entries)?;
         let last = rules.pop()?.outcome;
         let guarded = rules.into_iter().filter_map(|rule| Some((rule.when?, rule.outcome))).collect();
-        let promises = std::mem::take(&mut self.promises);
-        Some(Policy { name: name?, rules: guarded, last, notes: Vec::new(), promises, file: File::default() })
+        let (promises, lapses) = (std::mem::take(&mut self.promises), std::mem::take(&mut self.lapses));
+        Some(Policy { name: name?, rules: guarded, last, notes: Vec::new(), promises, lapses, file: File::default() })
     }
 
     /// A policy's name stands in a header and in a metric's label: it is kept plain.

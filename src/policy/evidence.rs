@@ -91,7 +91,9 @@ impl<'s> Compiler<'s, '_> {
         let other = second.model_sha256.as_ref().zip(runs).is_some_and(|(made, runs)| !made.eq_ignore_ascii_case(runs));
         let why = match () {
             () if !names.models.contains(&model) && !names.any => "which is no model here",
-            () if other => "but with another file than runs here; calibrate anew",
+            () if other && !self.lapsed(&model, &calibration.slice) => {
+                "but with another file than runs here; calibrate anew"
+            }
             () => return Some(()),
         };
         let message = format!("{}: the calibration asks {model} for a second opinion, {why}", accept.title);

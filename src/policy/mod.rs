@@ -41,7 +41,7 @@ use crate::plan::{Decision, Plan};
 use crate::request::{ModelId, Request};
 use condition::Condition;
 pub use explain::{Explanation, Gated, Read, Rule, StageOutline, Then, Tried, When};
-pub use promised::Promised;
+pub use promised::{Lapse, Promised};
 pub use redact::Redactor;
 use signals::Reading;
 
@@ -66,6 +66,9 @@ pub struct Names {
     /// The SHA-256 of local models' files, in hexadecimal digits, where it is known: a calibration
     /// must be for the file that its stage's model runs.
     pub files: BTreeMap<ModelId, String>,
+    /// Models whose file was replaced by one that calibrations need not be for: what they are not for is
+    /// a lapse ([`Policy::lapses`]) and no problem.
+    pub promoted: BTreeSet<ModelId>,
     /// How many parameters local models have, where it is known.
     pub parameters: BTreeMap<ModelId, u64>,
     /// Takes every other name too: a policy is checked by itself, away from its configuration.
@@ -116,6 +119,7 @@ pub struct Policy {
     last: Outcome,
     notes: Vec<Problem>,
     promises: Vec<Promised>,
+    lapses: Vec<Lapse>,
     file: File,
 }
 
@@ -162,6 +166,11 @@ impl Policy {
         &self.promises
     }
 
+    /// What its rules lost when another file was promoted ([`Names::promoted`]).
+    pub fn lapses(&self) -> &[Lapse] {
+        &self.lapses
+    }
+
     /// The certificates that its gates go by.
     pub fn grants(&self) -> impl Iterator<Item = &Arc<Grant>> {
         let outcomes = self.rules.iter().map(|(_, outcome)| outcome).chain([&self.last]);
@@ -189,8 +198,8 @@ impl Policy {
     pub fn direct(model: &ModelId) -> Policy {
         let plan = Plan::Direct { targets: vec![model.clone()] };
         let last = Outcome { rule: "named".into(), plan };
-        let (notes, promises, file) = (Vec::new(), Vec::new(), File::default());
-        Policy { name: "direct".into(), rules: Vec::new(), last, notes, promises, file }
+        let (notes, promises, lapses, file) = (Vec::new(), Vec::new(), Vec::new(), File::default());
+        Policy { name: "direct".into(), rules: Vec::new(), last, notes, promises, lapses, file }
     }
 
     /// The built-in policy of `auto` where there is one local model and one upstream's: the

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::confidence::{Grant, Uncertified};
+use crate::request::ModelId;
 
 /// A promise that a rule asks for.
 #[derive(Debug, Clone)]
@@ -16,6 +17,18 @@ pub struct Promised {
     /// The most that the risk may be.
     pub alpha: f64,
     pub(super) grant: Option<Arc<Grant>>,
+}
+
+/// What a rule had of a file that another one was promoted over: its calibration speaks of answers that
+/// are made no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lapse {
+    /// The rule.
+    pub rule: Arc<str>,
+    /// The slice of its calibration; or `predictor of gaps`.
+    pub slice: String,
+    /// The model that was promoted.
+    pub model: ModelId,
 }
 
 impl Promised {

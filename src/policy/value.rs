@@ -121,14 +121,16 @@ impl<'s> Compiler<'s, '_> {
         }
     }
 
-    fn check_pair(&self, predictor: &Predictor, gated: &[ModelId]) -> Result<(), String> {
+    fn check_pair(&mut self, predictor: &Predictor, gated: &[ModelId]) -> Result<(), String> {
         let made_for = &predictor.about().local;
         if gated.len() > 1 {
             let all = gated.iter().map(ModelId::as_str).collect::<Vec<_>>().join(", ");
             return Err(format!("speaks of {made_for} alone, but the cascade gates {all}; name it in one stage"));
         }
-        let runs = gated.first().and_then(|model| self.vocabulary.names.files.get_key_value(model));
+        let names = self.vocabulary.names;
+        let runs = gated.first().and_then(|model| names.files.get_key_value(model));
         match runs.filter(|(_, file)| !predictor.is_for(file)) {
+            Some((model, _)) if self.lapsed(model, "predictor of gaps") => Ok(()),
             Some((model, _)) => {
                 Err(format!("was made for another model file, that of {made_for}; make one for the file of {model}"))
             }

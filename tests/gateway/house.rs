@@ -34,6 +34,7 @@ pub struct House {
     pub admin: SocketAddr,
     pub control: Arc<Control>,
     pub metrics: Arc<Metrics>,
+    pub running: Running,
     book: Arc<Book>,
     folder: TempDir,
     options: Options,
@@ -155,7 +156,8 @@ impl House {
         let book = Arc::new(book);
         let gateway = Arc::new(Gateway::new(Arc::clone(&control), Arc::clone(&book) as Arc<dyn Record>));
         let front = Front::new(Arc::clone(&gateway));
-        let port = AdminPort::of(Running { gateway, control: Arc::clone(&control), metrics: Arc::clone(&metrics) });
+        let all = Running { gateway, control: Arc::clone(&control), metrics: Arc::clone(&metrics) };
+        let port = AdminPort::of(all.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut running = JoinSet::new();
@@ -164,7 +166,8 @@ impl House {
         let admin = listener.local_addr().unwrap();
         running.spawn(accept_operators(listener, port));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let house = House { address, admin, control, metrics, book, folder, options, client, _running: running };
+        let (running, _running) = (all, running);
+        let house = House { address, admin, control, metrics, running, book, folder, options, client, _running };
         house.adopt();
         house
     }

@@ -9,6 +9,7 @@ mod door;
 mod dry;
 mod generations;
 mod live;
+mod models;
 mod page;
 mod status;
 mod trial;
@@ -73,6 +74,12 @@ static PAGES: &[Page] = &[
     operators(Method::GET, "/admin/recent", |it| shown(live::recent(&it))),
     operators(Method::GET, "/admin/policies", |it| shown(live::policies(&it))),
     operators(Method::POST, "/admin/try", |it| shown(trial::decide(&it))),
+    operators(Method::GET, "/admin/models", |it| shown(models::list(&it))),
+    operators(Method::POST, "/admin/models/load", |it| Box::pin(models::load(it))),
+    operators(Method::POST, "/admin/models/unload", |it| Box::pin(models::unload(it))),
+    operators(Method::POST, "/admin/models/canary", |it| Box::pin(models::canary(it))),
+    operators(Method::POST, "/admin/models/promote", |it| Box::pin(models::promote(it))),
+    operators(Method::POST, "/admin/models/rollback", |it| Box::pin(models::roll_back(it))),
     operators(Method::GET, "/admin/audits", |it| shown(view::audits(&it))),
 ];
 
