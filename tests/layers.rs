@@ -66,7 +66,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tower", &["listen", "upstream"]),
     ("tower_http", &["listen", "upstream"]),
     ("pingora_core", &["listen", "upstream"]),
-    ("rustix", &["listen"]),
+    ("rustix", &["cli", "listen"]),
     ("listenfd", &["listen"]),
     ("sd_notify", &["listen"]),
     ("llama_cpp_2", &["local"]),
@@ -76,7 +76,6 @@ const FENCES: &[(&str, &[&str])] = &[
     ("prost", &["observe"]),
     ("cel", &["policy"]),
     ("csv", &["lab"]),
-    ("rustix", &["cli"]),
     ("ureq", &["cli"]),
     ("flate2", &["lab"]),
 ];

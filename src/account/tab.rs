@@ -170,7 +170,8 @@ impl Tab {
     /// Whether something of this request must outlive a crash once its answer is complete.
     pub(super) fn is_lasting(&self) -> bool {
         let state = self.state();
-        let told = state.captured.is_some() || state.feedback.is_some();
+        let drawn = state.captured.as_ref().is_some_and(|captured| captured.logged);
+        let told = drawn || state.feedback.is_some();
         state.budget.is_some() || told && self.record.is_lasting()
     }
 

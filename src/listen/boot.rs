@@ -137,11 +137,19 @@ impl BootService {
         self.state.started(running);
         ready.notify_ready();
         self.state.open().await;
+        let took_over = taken.is_some();
         if let Some(taken) = taken {
             taken.accepting(&self.state).await;
         }
         supervisor::ready("serving");
-        Heirs::open(self.handover.as_deref())
+        match Heirs::open(self.handover.as_deref()) {
+            // Nobody else serves any more: the next binary has to wait for an end.
+            Err(error) if took_over => {
+                tracing::error!(error, "no process can take over from this one");
+                Heirs::open(None)
+            }
+            opened => opened,
+        }
     }
 
     /// Reloads at each hang-up and whenever files have changed, and gives up candidates that lost their

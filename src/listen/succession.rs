@@ -127,11 +127,18 @@ impl Heirs {
             };
             match heir {
                 Ok(heir) => return heir,
-                Err(error) => tracing::warn!(%error, "no hand-over; this process goes on serving"),
+                Err(error) => {
+                    tracing::warn!(%error, "no hand-over; this process goes on serving");
+                    // What keeps failing, as for want of descriptors, must not take a core.
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
         }
     }
 }
+
+/// How long after a failure the next process is heard.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Writing to the state folder again, unless the hand-over is done.
 struct Held<'a>(Option<&'a Running>);

@@ -61,6 +61,28 @@ pub(super) struct CaptureLog {
     owned: Arc<AtomicBool>,
 }
 
+/// Whether the receipt is one for the log: a request that was drawn, or feedback.
+fn is_taken(receipt: &Receipt) -> bool {
+    receipt.captured.as_ref().is_some_and(|captured| captured.logged) || receipt.feedback.is_some()
+}
+
+/// A line that has not come into the queue; dropped so, it is lost, and counted.
+struct Unsent {
+    /// 0: it came in.
+    size: usize,
+    waiting: Arc<AtomicUsize>,
+    dropped: IntCounter,
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        if self.size > 0 {
+            self.waiting.fetch_sub(self.size, Ordering::Relaxed);
+            self.dropped.inc();
+        }
+    }
+}
+
 impl CaptureLog {
     /// Opens the file and starts the writer. `owned`: no other process writes the file, so that a line
     /// which a crash has torn is taken away.
@@ -113,8 +135,7 @@ impl CaptureLog {
 
     /// Takes a receipt that has something to tell; never waits.
     pub(super) fn take(&self, receipt: Receipt) {
-        let logged = receipt.captured.as_ref().is_some_and(|captured| captured.logged);
-        if !logged && receipt.feedback.is_none() {
+        if !is_taken(&receipt) {
             return;
         }
         let size = bytes(&receipt);
@@ -130,30 +151,29 @@ impl CaptureLog {
     /// Takes a receipt whose answer waits: what comes back resolves when the line is written, or is
     /// lost to the disk. The request holds its bytes anyway, so that only lines are bounded.
     pub(super) fn take_acknowledged(&self, receipt: Receipt) -> Option<BoxFuture<'static, ()>> {
-        if receipt.captured.is_none() && receipt.feedback.is_none() {
+        if !is_taken(&receipt) {
             return None;
         }
         let size = bytes(&receipt);
         let (tell, told) = oneshot::channel();
         let over = Over { written: Some(tell), ..Over::now(receipt) };
         self.waiting.fetch_add(size, Ordering::Relaxed);
-        let Some(sender) = self.sender() else {
-            self.waiting.fetch_sub(size, Ordering::Relaxed);
-            self.dropped.inc();
-            return None;
-        };
+        let mut unsent = Unsent { size, waiting: Arc::clone(&self.waiting), dropped: self.dropped.clone() };
+        let sender = self.sender()?;
         let full = match sender.try_send(over) {
-            Ok(()) => None,
+            Ok(()) => {
+                unsent.size = 0;
+                None
+            }
             Err(TrySendError::Full(over) | TrySendError::Closed(over)) => Some(over),
         };
-        let (waiting, dropped) = (Arc::clone(&self.waiting), self.dropped.clone());
         Some(Box::pin(async move {
             if let Some(over) = full
-                && sender.send(over).await.is_err()
+                && sender.send(over).await.is_ok()
             {
-                waiting.fetch_sub(size, Ordering::Relaxed);
-                dropped.inc();
+                unsent.size = 0;
             }
+            drop(unsent);
             // An error means that there is no writer any more to wait for.
             let _ = told.await;
         }))
