@@ -28,7 +28,7 @@ pub struct Pace {
     /// Dollars spent ahead of the target; below 0: saved.
     ahead: f64,
     spent: f64,
-    told: f64,
+    own: f64,
     /// Dollars that requests in flight are expected to cost.
     reserved: f64,
     /// What escalations are usually worth per dollar.
@@ -43,8 +43,8 @@ impl Pace {
     pub fn new(usd_per_hour: f64, credit: Duration, now: f64) -> Pace {
         let (usd_per_second, credit) = (usd_per_hour / 3600.0, credit.as_secs_f64());
         let (worth, ahead, spent, reserved) = (Mean::default(), 0.0, 0.0, 0.0);
-        let (told, dearest, bound) = (0.0, 0.0, 0.0);
-        Pace { usd_per_second, credit, at: now, ahead, spent, told, reserved, worth, dearest, bound }
+        let (own, dearest, bound) = (0.0, 0.0, 0.0);
+        Pace { usd_per_second, credit, at: now, ahead, spent, own, reserved, worth, dearest, bound }
     }
 
     /// The same with what was spent before, and how far ahead of the target that was at this moment.
@@ -84,6 +84,7 @@ impl Pace {
         self.ahead += usd - reserved;
         self.reserved = (self.reserved - reserved).max(0.0);
         self.spent += usd;
+        self.own += usd;
         self.dearest = self.dearest.max(usd);
     }
 
@@ -107,10 +108,16 @@ impl Pace {
         self.spent
     }
 
-    /// The most that was ever told as spent: a process before this one may have counted too much.
-    pub(super) fn told_usd(&mut self) -> f64 {
-        self.told = self.told.max(self.spent);
-        self.told
+    /// Dollars spent in this process: what another one spent, and what was counted too much for it, aside.
+    pub(super) fn own_usd(&self) -> f64 {
+        self.own
+    }
+
+    /// Takes in what another process spent, or what was counted too much for it.
+    pub(super) fn correct(&mut self, usd: f64, now: f64) {
+        self.pass(now);
+        self.ahead += usd;
+        self.spent += usd;
     }
 
     /// Dollars spent, those of requests in flight as expected.

@@ -76,8 +76,10 @@ pub struct Paced {
     pub tenant: Arc<str>,
     /// What a dollar must be worth.
     pub lambda: f64,
-    /// Dollars spent since the budget began by requests that are over; never falls in a process.
+    /// Dollars spent since the budget began, by requests that are over.
     pub spent_usd: f64,
+    /// Those of them that this process spent; never falls.
+    pub own_usd: f64,
     /// Dollars that idle time has saved up; below 0: spent ahead of the rate.
     pub left_usd: f64,
 }
@@ -204,7 +206,14 @@ impl Pacers {
         let stand = |((policy, tenant), pacer): (Key, Arc<Pacer>)| {
             let mut pace = pacer.pace();
             let lambda = pace.lambda(now);
-            Paced { policy, tenant, lambda, spent_usd: pace.told_usd(), left_usd: -pace.ahead().0 }
+            Paced {
+                policy,
+                tenant,
+                lambda,
+                spent_usd: pace.spent_usd(),
+                own_usd: pace.own_usd(),
+                left_usd: -pace.ahead().0,
+            }
         };
         pacers.into_iter().map(stand).collect()
     }
@@ -241,7 +250,7 @@ impl Pacers {
                 let mut pace = pacer.pace();
                 let more = one.spent_usd - pace.bound();
                 if more > 0.0 {
-                    pace.spend(more, now);
+                    pace.correct(more, now);
                 }
             } else {
                 let at = now - (wall - one.at).max(0.0);
@@ -353,7 +362,7 @@ impl Pacers {
         for Correction { policy, tenant, usd } in all {
             let key = (Arc::clone(&policy), Arc::clone(&tenant));
             match (pacers.get(&key), earlier.get_mut(&key)) {
-                (Some(pacer), _) => pacer.pace().spend(usd, now),
+                (Some(pacer), _) => pacer.pace().correct(usd, now),
                 (None, Some(one)) => {
                     one.spent_usd += usd;
                     one.ahead_usd += usd;

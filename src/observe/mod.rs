@@ -299,7 +299,7 @@ impl Metrics {
         for budget in budgets.filter(|budget| known.keeps("policy", &budget.policy)) {
             let labels = [&*budget.policy, &*budget.tenant];
             self.families.pacer_lambda.with_label_values(&labels).set(budget.lambda);
-            self.families.pacer_spent.with_label_values(&labels).inc_by(budget.spent_usd.max(0.0));
+            self.families.pacer_spent.with_label_values(&labels).inc_by(budget.own_usd.max(0.0));
             self.families.budget_left.with_label_values(&labels).set(budget.left_usd);
         }
     }

@@ -83,7 +83,7 @@ families! {
     PACER_LAMBDA: "weir_pacer_lambda", ["policy", "tenant"],
         "Quality that a dollar must bring for an answer to be escalated by value: 0 while the budget is not spent.";
     PACER_SPENT: "weir_pacer_spent_usd_total", ["policy", "tenant"],
-        "Dollars spent of budgets held at a rate by requests that are over; tenant all: one budget for all.";
+        "Dollars that requests of this process spent of budgets held at a rate; tenant all: one budget for all.";
     BUDGET_LEFT: "weir_budget_left_usd", ["policy", "tenant"],
         "Dollars that a budget held at a rate has saved up; below 0: spent ahead of the rate.";
     CERTIFICATE_STATE: "weir_certificate_state", ["policy", "rule", "slice", "state"],

@@ -28,7 +28,7 @@ async fn ask(head: &str) -> (String, String) {
 async fn probes_are_answered_before_anything_runs_and_nothing_else_is() {
     assert_eq!(ask("GET /livez HTTP/1.1").await, ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
     let (status, body) = ask("GET /readyz HTTP/1.1").await;
-    assert!(status.contains("503") && body.starts_with("starting"), "{status} {body}");
+    assert!(status.contains("503") && body.starts_with("config starting"), "{status} {body}");
     let (status, body) = ask("GET /admin/audits HTTP/1.1").await;
     assert!(status.contains("503") && body.contains("starting"), "{status} {body}");
 }
