@@ -71,7 +71,7 @@ enum Action {
         what: String,
     },
     #[command(flatten)]
-    Running(running::Running),
+    Served(running::Served),
 }
 
 impl Models {
@@ -85,7 +85,7 @@ impl Models {
                 inspect::run(&control::model_file(what, Path::new(""), &env)?, (*slots, *context), *bench)
             }
             Action::Remove { what } => shelf::remove(what, &env),
-            Action::Running(running) => running.run(),
+            Action::Served(served) => served.run(),
         }
     }
 }

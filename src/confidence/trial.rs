@@ -92,6 +92,29 @@ pub struct Standing {
     pub gives_up_at: f64,
 }
 
+/// How a canary stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CanaryStatus {
+    /// The model that it would replace.
+    pub model: String,
+    /// The share of requests that it is to answer.
+    pub share: f64,
+    /// The tenants that it answers.
+    pub tenants: Vec<String>,
+    /// Requests that it answered.
+    pub answered: u64,
+    /// Requests that it failed.
+    pub failed: u64,
+    /// Requests that the current model answered meanwhile.
+    pub current_answered: u64,
+    /// Requests that the current model failed meanwhile.
+    pub current_failed: u64,
+    /// How the tests stand.
+    pub tests: Vec<Standing>,
+    /// The test that it has failed; it is given up then.
+    pub lost: Option<Test>,
+}
+
 /// The trial of one candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trial {

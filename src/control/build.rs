@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::backend::Backend;
 use crate::error::Problem;
-use crate::execute::{Backends, Lasting};
+use crate::execute::{Backends, Canary, Lasting};
 use crate::local::{Host, LoadError, ModelConfig, Terms};
 use crate::policy::{Names, Policy};
 use crate::request::ModelId;
@@ -58,7 +58,7 @@ pub(super) async fn build(
         errors.into_iter().map(problem).collect::<Vec<_>>()
     })?;
     let mut backends = wire_backends(&checked, &host, &upstreams);
-    let is_wanted = |id: &ModelId| !id.as_str().contains('@') || candidates.iter().any(|one| one.id == *id);
+    let is_wanted = |id: &ModelId| !Canary::is_name(id) || candidates.iter().any(|one| one.id == *id);
     backends.models.extend(stand_ins.clone().into_iter().filter(|(id, _)| is_wanted(id)));
     let around = Around { tasks: audits.tasks(), lost };
     let canaries = std::mem::take(&mut checked.canaries);

@@ -57,7 +57,7 @@ use fixed::Fixed;
 pub use hashes::Hashes;
 use history::History;
 pub use history::{Cause, Generation, Refusal};
-pub use operate::{Action, CandidateReport, Denied, ModelReport, Operation};
+pub use operate::{Action, CandidateReport, Denied, Lapsed, ModelReport, Operation};
 pub use overlay::Candidate;
 pub use propose::{Proposal, Proposed};
 pub use snapshot::Snapshot;

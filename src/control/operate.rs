@@ -15,9 +15,8 @@ use super::overlay::{Candidate, Draft, Entry, Overlay, Previous};
 use super::sources::Sources;
 use super::values::{LOCAL_FORM, local_name};
 use super::{Cause, Control, Reloaded, Snapshot};
+use crate::confidence::trial::CanaryStatus;
 use crate::error::Problem;
-use crate::execute::CanaryStatus;
-use crate::policy::Lapse;
 use crate::request::ModelId;
 
 /// What is to be done to a model.
@@ -74,9 +73,22 @@ pub enum Denied {
     /// It cannot be done as things stand: what to do first.
     Conflict(String),
     /// These would become uncertified, each with its policy, and that was not accepted.
-    Uncertified(Vec<(String, Lapse)>),
+    Uncertified(Vec<Lapsed>),
     /// What would run has problems, or could not be loaded.
     Problems(Vec<Problem>),
+}
+
+/// A promise, or a gate, that would speak of a file that runs no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Lapsed {
+    /// The policy.
+    pub policy: String,
+    /// Its rule.
+    pub rule: String,
+    /// The slice of the rule's calibration, or `predictor of gaps`.
+    pub slice: String,
+    /// The model.
+    pub model: String,
 }
 
 impl Denied {
@@ -325,12 +337,13 @@ fn go_back(entry: &mut Entry) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What policies lost by promotions of this model, each with its policy.
-fn all_lapses(checked: &Checked, id: &ModelId) -> Vec<(String, Lapse)> {
-    let mut all: Vec<(String, Lapse)> = Vec::new();
+/// What policies lost by promotions of this model.
+fn all_lapses(checked: &Checked, id: &ModelId) -> Vec<Lapsed> {
+    let mut all: Vec<Lapsed> = Vec::new();
     for policy in checked.virtuals.iter().map(|one| &one.policy) {
         for lapse in policy.lapses().iter().filter(|lapse| lapse.model == *id) {
-            let one = (policy.name().to_owned(), lapse.clone());
+            let (policy, rule) = (policy.name().to_owned(), lapse.rule.to_string());
+            let one = Lapsed { policy, rule, slice: lapse.slice.clone(), model: id.as_str().to_owned() };
             if !all.contains(&one) {
                 all.push(one);
             }
@@ -340,7 +353,7 @@ fn all_lapses(checked: &Checked, id: &ModelId) -> Vec<(String, Lapse)> {
 }
 
 /// Those that were not there before.
-fn new_lapses(before: &Checked, after: &Checked, id: &ModelId) -> Vec<(String, Lapse)> {
+fn new_lapses(before: &Checked, after: &Checked, id: &ModelId) -> Vec<Lapsed> {
     let known = all_lapses(before, id);
     all_lapses(after, id).into_iter().filter(|lapse| !known.contains(lapse)).collect()
 }

@@ -13,9 +13,10 @@ use super::overlay::Overlay;
 use crate::account::{Keys, Pacers, Prices};
 use crate::api::{Limits, ModelEntry};
 use crate::backend::{Figures, State, Status};
+use crate::confidence::trial::CanaryStatus;
 use crate::confidence::{AuditStatus, Ledger};
 use crate::error::{Error, Kind, Origin, Result};
-use crate::execute::{Backends, CanaryStatus};
+use crate::execute::{Backends, Canary};
 use crate::local::{Host, ModelConfig};
 use crate::policy::{Explanation, Facts, Names, Policy, Promised};
 use crate::request::{ModelId, Request};
@@ -142,8 +143,7 @@ impl Snapshot {
     pub fn figures(&self) -> Vec<(ModelId, Figures)> {
         let mut all = self.host.figures();
         for (id, figures) in &mut all {
-            let is_tried = self.canaries.iter().any(|one| one.checked.candidate.id == *id);
-            if is_tried && figures.state == State::Warm {
+            if Canary::is_name(id) && figures.state == State::Warm {
                 figures.state = State::Canary;
             }
         }
@@ -268,9 +268,9 @@ impl Routes {
     }
 }
 
-/// An upstream never counts: its state is not ours.
+/// An upstream never counts: its state is not ours; nor does a candidate, which fails and is given up.
 fn not_ready(statuses: Vec<(ModelId, Status)>) -> Vec<String> {
-    let stopped = statuses.into_iter().filter(|(id, now)| id.is_local() && !now.ready);
+    let stopped = statuses.into_iter().filter(|(id, now)| id.is_local() && !now.ready && !Canary::is_name(id));
     stopped.map(|(id, _)| id.as_str().to_owned()).collect()
 }
 
@@ -282,7 +282,8 @@ mod tests {
     fn only_a_local_model_can_have_stopped() {
         let now = |name: &str, ready: bool| (ModelId::new(name), Status { ready, ..Status::default() });
         assert_eq!(not_ready(vec![now("local/a", true), now("up/m", false), now("up/*", false)]), [""; 0]);
-        let statuses = vec![now("local/a", false), now("local/b", true), now("up/local/c", false)];
+        let statuses =
+            vec![now("local/a", false), now("local/b@canary", false), now("local/b", true), now("up/local/c", false)];
         assert_eq!(not_ready(statuses), ["local/a"]);
     }
 }

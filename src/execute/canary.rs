@@ -20,18 +20,20 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream, StreamExt};
-use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::Backends;
 use crate::backend::{Backend, Call, Completion, Status};
-use crate::confidence::trial::{Bounds, Standing, Test, Trial};
+use crate::confidence::trial::{Bounds, CanaryStatus, Test, Trial};
 use crate::confidence::{Accept, Feature, Form, Running, Uncertified};
 use crate::error::{Error, Kind, Result, Retry};
 use crate::plan::{Gate, Plan, Stage};
 use crate::request::{Ask, Delta, ModelId, Part, Request, TenantId};
+
+/// What follows the model's name in a candidate's.
+const SUFFIX: &str = "@canary";
 
 /// How long both answers of a comparison may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -67,29 +69,6 @@ impl Terms {
         }
         Trial::check(&self.bounds).map(|_| ())
     }
-}
-
-/// How a canary stands.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CanaryStatus {
-    /// The model that it would replace.
-    pub model: String,
-    /// The share of requests that it is to answer.
-    pub share: f64,
-    /// The tenants that it answers.
-    pub tenants: Vec<String>,
-    /// Requests that it answered.
-    pub answered: u64,
-    /// Requests that it failed.
-    pub failed: u64,
-    /// Requests that the current model answered meanwhile.
-    pub current_answered: u64,
-    /// Requests that the current model failed meanwhile.
-    pub current_failed: u64,
-    /// How the tests stand.
-    pub tests: Vec<Standing>,
-    /// The test that it has failed; it is given up then.
-    pub lost: Option<Test>,
 }
 
 /// One candidate on trial.
@@ -136,7 +115,12 @@ impl Canary {
 
     /// The name under which a model's candidate answers.
     pub fn name(model: &ModelId) -> ModelId {
-        ModelId::new(format!("{model}@canary"))
+        ModelId::new(format!("{model}{SUFFIX}"))
+    }
+
+    /// Whether a candidate answers under this name.
+    pub fn is_name(model: &ModelId) -> bool {
+        model.is_local() && model.as_str().ends_with(SUFFIX)
     }
 
     /// The terms of the trial.

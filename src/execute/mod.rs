@@ -20,7 +20,7 @@ use futures::stream::BoxStream;
 use http::HeaderMap;
 
 pub use audit::{Auditor, Store};
-pub use canary::{Canary, CanaryStatus, Terms};
+pub use canary::{Canary, Terms};
 
 use crate::account::{Attempt, Meter, Pacers, Reason};
 use crate::backend::{Backend, Call, Completion};

@@ -7,8 +7,7 @@ use prometheus::{GaugeVec, IntCounterVec, Registry, Result};
 
 use super::families::{keep, opts};
 use super::names;
-use crate::confidence::trial::Test;
-use crate::execute::CanaryStatus;
+use crate::confidence::trial::{CanaryStatus, Test};
 
 #[derive(Debug)]
 pub(super) struct CanaryFamilies {

@@ -39,9 +39,9 @@ use crate::account::{
 };
 use crate::backend::{Breaker, Figures, Status};
 use crate::confidence::AuditStatus;
+use crate::confidence::trial::CanaryStatus;
 use crate::control::{Capture, Telemetry};
 use crate::error::{Error, Origin, Result};
-use crate::execute::CanaryStatus;
 use crate::policy::{Gated, Promised};
 use crate::request::{ModelId, TraceContext};
 use capture::CaptureLog;

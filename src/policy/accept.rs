@@ -261,7 +261,9 @@ fn what_is_missing(
         (Err(_), None, _) => Some(format!("{promise}, for no calibration is named")),
         (Err(Uncertified::OtherModel), Some(calibration), _) => {
             let (name, model) = (&calibration.name, &calibration.model);
-            Some(format!("{promise}: another file of {model} was promoted than calibration \"{name}\" is for"))
+            Some(format!(
+                "{promise}: another file was promoted than that of {model} which calibration \"{name}\" is for"
+            ))
         }
         (Err(_), Some(calibration), _) => {
             let all: Vec<String> = calibration.certificates.iter().map(ToString::to_string).collect();

@@ -104,6 +104,22 @@ const MODELS: &[Row] = &[
         "[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\n[[model]] #!\nname = \"y\"\nadapter = { of = \"x\", file = \"p.toml\" }\n",
         &["model \"y\": adapter: ", "not a GGUF file"],
     ),
+    (
+        "[[model]] #!\nname = \"local/x@canary\"\nfile = \"smollm2-135m-instruct\"\n",
+        &["model name \"local/x@canary\"", "no spaces, quotes, backslashes, stars or @"],
+    ),
+    (
+        "[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\ncanary = { file = \"gone.gguf\" }\n",
+        &["model \"local/x\": canary: no file", "gone.gguf"],
+    ),
+    (
+        "[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\ncanary = { file = \"p.toml\", shadow = 1.5 }\n",
+        &["canary: shadow = 1.5: want 0 to 1"],
+    ),
+    (
+        "[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\ncanary = { file = \"p.toml\", tenants = [\"q\"] }\n",
+        &["canary: tenants: no tenant \"q\""],
+    ),
     ("memory = \"1MiB\" #!\nUP\n", &["memory = 1.0 MiB", "no model fits"]),
     ("[[model]]\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nresidency = \"never\" #!\n", &["never", "on_demand"]),
     ("[[model]] #!\nname = \"x\"\nfile = \"smollm2-135m-instruct\"\nslots = 0\n", &["slots = 0", "want 1 to 256"]),

@@ -12,7 +12,7 @@ use super::super::operator::Operator;
 
 /// What is asked of a running Weir.
 #[derive(Debug, Subcommand)]
-pub(super) enum Running {
+pub(super) enum Served {
     /// Tell which models run, and how their candidates stand.
     Running {
         /// The admin port.
@@ -83,23 +83,23 @@ pub(super) enum Running {
     },
 }
 
-impl Running {
+impl Served {
     /// Asks for it; an error says why nothing has changed.
     #[expect(clippy::print_stdout, reason = "the command's output")]
     pub(super) fn run(&self) -> Result<(), String> {
         let (admin, page, body) = match self {
-            Running::Running { admin } => {
+            Served::Running { admin } => {
                 let (_, answer) = Operator::at(admin)?.get("/admin/models")?;
                 print!("{}", told(&answer));
                 return Ok(());
             }
-            Running::Canary { admin, .. } => (admin, "canary", self.candidate()),
-            Running::Promote { model, accept_uncertified, admin } => {
+            Served::Canary { admin, .. } => (admin, "canary", self.candidate()),
+            Served::Promote { model, accept_uncertified, admin } => {
                 (admin, "promote", json!({ "model": model, "accept_uncertified": accept_uncertified }))
             }
-            Running::Rollback { model, admin } => (admin, "rollback", json!({ "model": model })),
-            Running::Load { model, file, admin } => (admin, "load", json!({ "model": model, "file": file })),
-            Running::Unload { model, admin } => (admin, "unload", json!({ "model": model })),
+            Served::Rollback { model, admin } => (admin, "rollback", json!({ "model": model })),
+            Served::Load { model, file, admin } => (admin, "load", json!({ "model": model, "file": file })),
+            Served::Unload { model, admin } => (admin, "unload", json!({ "model": model })),
         };
         let (status, answer) = Operator::at(admin)?.post(&format!("/admin/models/{page}"), &body)?;
         if status != 200 {
@@ -113,7 +113,7 @@ impl Running {
     }
 
     fn candidate(&self) -> Value {
-        let Running::Canary { model, file, share, tenants, shadow, slower, false_alarm, .. } = self else {
+        let Served::Canary { model, file, share, tenants, shadow, slower, false_alarm, .. } = self else {
             return Value::Null;
         };
         let mut body = Map::new();

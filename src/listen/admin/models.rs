@@ -3,7 +3,7 @@
 //! Each operation is an edit of what is declared and a new generation; its answer comes when that runs or is
 //! refused. Promises: a refusal has changed nothing, and says what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use http::{Response, StatusCode};
@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 
 use super::page::{Asked, json, problems};
 use crate::api::Body;
-use crate::control::{Action, Candidate, Cause, Denied, Operation, Reloaded};
+use crate::control::{Action, Candidate, Cause, Denied, Lapsed, Operation, Reloaded};
 use crate::error::{Error, Kind, Origin, Result};
 use crate::listen::state::Running;
-use crate::policy::Lapse;
+use crate::request::ModelId;
 
 /// Every local model: its file, what was done to it, its figures, and who is tried beside it.
 pub(super) fn list(asked: &Asked) -> Result<Response<Body>> {
@@ -24,7 +24,7 @@ pub(super) fn list(asked: &Asked) -> Result<Response<Body>> {
     let figures: BTreeMap<_, _> = snapshot.figures().into_iter().collect();
     let mut all = Vec::new();
     for report in snapshot.reports() {
-        let id = crate::request::ModelId::new(report.name.as_str());
+        let id = ModelId::new(report.name.as_str());
         let mut one = serde_json::to_value(&report).map_err(|error| Error::internal(error.to_string()))?;
         if let Some(status) = statuses.get(&id) {
             one["state"] = json!(status.state.name());
@@ -140,18 +140,12 @@ fn refuse(running: &Running, denied: Denied) -> Result<Response<Body>> {
 
 /// What becomes uncertified, and what that may cost: what the policies have saved per hour so far, since
 /// none of it is certain any more.
-fn lapsed(running: &Running, lapses: &[(String, Lapse)]) -> Value {
-    let slices: Vec<Value> = lapses
-        .iter()
-        .map(|(policy, lapse)| {
-            json!({ "policy": policy, "rule": &*lapse.rule, "slice": lapse.slice, "model": lapse.model.as_str() })
-        })
-        .collect();
+fn lapsed(running: &Running, lapses: &[Lapsed]) -> Value {
     let up = SystemTime::now().duration_since(running.control.began()).unwrap_or_default();
-    let policies: std::collections::BTreeSet<&String> = lapses.iter().map(|(policy, _)| policy).collect();
+    let policies: BTreeSet<&str> = lapses.iter().map(|one| one.policy.as_str()).collect();
     let avoided: f64 = policies.into_iter().map(|policy| running.metrics.avoided_usd(policy)).sum();
     json!({
-        "uncertified": slices,
+        "uncertified": lapses,
         "extra_spend": {
             "usd_per_hour": avoided / (up.as_secs_f64() / 3600.0).max(f64::MIN_POSITIVE),
             "avoided_usd": avoided,

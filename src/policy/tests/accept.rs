@@ -238,3 +238,29 @@ fn a_case_can_say_what_stands_behind_an_answer() {
     let plain = compile("{ score = \"margin\", at_least = 1 }", "").unwrap();
     assert_eq!(plain.check_cases("c.jsonl", &case("", "none")), []);
 }
+
+#[test]
+fn what_speaks_of_another_file_than_was_promoted_lapses_and_promises_nothing_more() {
+    let mut names = named();
+    names.promoted.insert(ModelId::new("local/large"));
+    for (accept, promised) in [
+        ("{ max_error = 0.1, calibration = \"c.json\", else_threshold = 0.5 }", true),
+        ("{ calibration = \"c.json\", at_least = 0.5 }", false),
+    ] {
+        let plan = format!("{{ cascade = [\"local/large\", \"up/mini\"], accept = {accept} }}");
+        let policy = Policy::compile(PLACE, &then(&plan), &names).unwrap();
+        let [lapse] = policy.lapses() else { panic!("{accept}: {:?}", policy.lapses()) };
+        assert_eq!((&*lapse.rule, lapse.model.as_str()), ("r", "local/large"));
+        assert_eq!(policy.grants().count(), 0, "{accept}");
+        if promised {
+            let [note] = policy.notes() else { panic!("{:?}", policy.notes()) };
+            assert!(note.message.contains("another file was promoted than that of local/small which"), "{note}");
+            assert_eq!(policy.promises()[0].state(), "uncertified");
+        }
+    }
+    // A model that was promoted too, and runs the file that its calibration is for, has lost nothing.
+    names.promoted.insert(ModelId::new("local/small"));
+    let plan = "{ cascade = [\"small\", \"up/mini\"], accept = { max_error = 0.1, calibration = \"c.json\" } }";
+    let policy = Policy::compile(PLACE, &then(plan), &names).unwrap();
+    assert_eq!((policy.lapses().len(), policy.grants().count()), (0, 1));
+}
