@@ -67,7 +67,7 @@ impl Plan {
 pub struct Stage {
     /// Who answers.
     pub model: ModelId,
-    /// Who decides whether the answer is served; `None` only in the last stage.
+    /// Who decides whether the answer is served; `None` only in the last stage, and in a candidate's before it.
     pub gate: Option<Gate>,
     /// When it is passed over; `None`: never, as in the last stage.
     pub skip: Option<Skip>,

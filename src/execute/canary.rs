@@ -1,9 +1,10 @@
 //! A candidate beside the model it would replace: who is answered by it, and how the two compare.
 //!
 //! **Model.** A request that is drawn, or whose tenant is named, has the model's place in its plan taken
-//! by the candidate, a model of its own name (`local/NAME@canary`) without any certificate. Where the
-//! plan has no later stage, the current model stands behind it: a candidate that fails before its first
-//! delta costs its client nothing but time. Of the requests that the current model answers a share is
+//! by the candidate, a model of its own name (`local/NAME@canary`) without any certificate. Where no
+//! later stage stands behind it, the current model does: in a direct plan always, in a cascade behind the
+//! last stage, which stays without a gate, so that what the candidate says there is kept. A candidate
+//! that fails before its first delta costs its client nothing but time. Of the requests that the current model answers a share is
 //! asked again of both, one after the other, greedily and off the client's path: the same question under
 //! the same load, so that what they say, how sure they are and how fast can be compared.
 //!
@@ -215,11 +216,14 @@ pub(super) fn assign(plan: Plan, request: &Request, backends: &Backends) -> Plan
             Plan::Direct { targets: targets.into_iter().flat_map(behind).collect() }
         }
         Plan::Cascade { mut stages, on_failure, pin } => {
+            let last = stages.last().cloned();
             for stage in &mut stages {
                 if let Some(candidate) = drawn(&stage.model) {
                     replace(stage, candidate);
                 }
             }
+            let behind = last.filter(|last| stages.last().is_some_and(|stage| stage.model != last.model));
+            stages.extend(behind);
             Plan::Cascade { stages, on_failure, pin }
         }
         Plan::Reject { .. } => plan,

@@ -108,7 +108,7 @@ pub(super) async fn run(
         }
         let asked = async {
             let begun = asking.begin(backend, &stage.model, place).await?;
-            if begin.is_bound(place) && next.is_some() {
+            if begin.is_bound(place) && stage.gate.is_some() {
                 begun.attempt.stands(Some(Standing::Uncertified(Uncertified::Pinned)));
             }
             judge(watch, begun, asking, place).await

@@ -2,8 +2,8 @@
 //!
 //! Promises: however many requests find it unloaded, it is loaded once; each waits at most
 //! `load_wait` and then gets a 503 with `Retry-After`, while the load goes on; a load that failed is not
-//! tried again for half a minute; an answer in flight keeps its engine. An unloaded model is ready: it
-//! can be loaded. Called by `host`, and by requests as a [`Backend`].
+//! tried again for half a minute; an answer in flight keeps its engine. An unloaded model is ready, as
+//! is one on demand whose engine has ended: it can be loaded. Called by `host`, and by requests as a [`Backend`].
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -24,12 +24,15 @@ use super::survey::{Purpose, Survey};
 use super::tally::Tally;
 use crate::backend::{Backend, Call, Completion, Figures, State, Status};
 use crate::error::{Error, Kind, Origin, Result, Retry};
-use crate::request::{Ask, Request};
+use crate::request::{Ask, ModelId, Request};
 
 /// How long a load that failed is not tried again.
 const PAUSE: Duration = Duration::from_secs(30);
 /// When a client whose wait for a load was too short should come again.
 const COME_AGAIN: Duration = Duration::from_secs(5);
+
+/// What is told of a load that neither succeeded nor failed.
+const UNEXPECTED: &str = "loading it ended unexpectedly";
 
 /// What a load is asked for; the seat lives as long as what was loaded.
 #[derive(Debug)]
@@ -80,6 +83,32 @@ enum Place {
         until: Instant,
         why: String,
     },
+}
+
+impl Place {
+    fn failed(why: String) -> Place {
+        Place::Failed { until: Instant::now() + PAUSE, why }
+    }
+}
+
+/// A load under way: its end is in its place, and told to those who wait, even if it is dropped.
+#[derive(Debug)]
+struct Underway {
+    resident: Weak<Resident>,
+    /// What the model's place is then; `None`: it ended unexpectedly.
+    end: Option<Place>,
+    done: watch::Sender<bool>,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let end = self.end.take().unwrap_or_else(|| Place::failed(UNEXPECTED.to_owned()));
+        if let Some(resident) = self.resident.upgrade() {
+            *resident.place() = end;
+        }
+        // Nobody may wait any more.
+        let _ = self.done.send(true);
+    }
 }
 
 /// Why a model was not loaded; one sentence.
@@ -151,8 +180,41 @@ impl Resident {
         matches!(&*self.place(), Place::Loaded { engine, .. } if engine.status().ready)
     }
 
-    /// Loads it.
+    /// Whether it was loaded and its engine has ended since.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(&*self.place(), Place::Loaded { engine, .. } if !engine.status().ready)
+    }
+
+    /// Loads it, unless it is loaded; a load that is under way is waited for first. Dropping the future
+    /// counts as a load that failed.
     pub(super) async fn load(self: Arc<Self>, terms: Terms) -> std::result::Result<(), NotLoaded> {
+        let underway = loop {
+            let mut loading = {
+                let place = self.place();
+                match &*place {
+                    Place::Loaded { engine, .. } if engine.status().ready => return Ok(()),
+                    Place::Loading(loading) => loading.clone(),
+                    _ => break self.claim(place).0,
+                }
+            };
+            // However it ended, the place tells it.
+            let _ = loading.wait_for(|done| *done).await;
+        };
+        self.run(underway, terms).await
+    }
+
+    /// Notes that a load is under way.
+    fn claim(&self, mut place: MutexGuard<'_, Place>) -> (Underway, watch::Receiver<bool>) {
+        let (done, loading) = watch::channel(false);
+        let before = std::mem::replace(&mut *place, Place::Loading(loading.clone()));
+        drop(place);
+        if let Place::Loaded { seat, .. } = &before {
+            self.house.shelf.leave(*seat);
+        }
+        (Underway { resident: self.me.clone(), end: None, done }, loading)
+    }
+
+    async fn run(self: Arc<Self>, mut underway: Underway, terms: Terms) -> std::result::Result<(), NotLoaded> {
         let begun = Instant::now();
         let outcome = match self.house.shelf.seat(&self, terms).await {
             Ok(seat) => self.fill(seat).await.map_err(NotLoaded::Failed),
@@ -162,21 +224,26 @@ impl Resident {
         self.tally.loaded(outcome.is_ok());
         let model = self.config.id.as_str();
         match &outcome {
-            Ok(()) => tracing::info!(model, millis = begun.elapsed().as_millis() as u64, "loaded"),
+            Ok(_) => tracing::info!(model, millis = begun.elapsed().as_millis() as u64, "loaded"),
             Err(NotLoaded::NoRoom(why) | NotLoaded::Failed(why)) => tracing::warn!(model, why, "could not be loaded"),
         }
+        let (end, outcome) = match outcome {
+            Ok(loaded) => (loaded, Ok(())),
+            Err(NotLoaded::NoRoom(why)) => (Place::Unloaded, Err(NotLoaded::NoRoom(why))),
+            Err(NotLoaded::Failed(why)) => (Place::failed(why.clone()), Err(NotLoaded::Failed(why))),
+        };
+        underway.end = Some(end);
         outcome
     }
 
-    async fn fill(self: &Arc<Self>, seat: Seat) -> std::result::Result<(), String> {
+    async fn fill(self: &Arc<Self>, seat: Seat) -> std::result::Result<Place, String> {
         let number = seat.number();
         tracing::info!(model = self.config.id.as_str(), needs = %self.survey.need, "loading");
         self.tally.progress(0.0);
         let (config, survey, tally) = (self.config.clone(), Arc::clone(&self.survey), Arc::clone(&self.tally));
         let engine = self.house.loader.load(Order { config, survey, seat, tally }).await?;
         self.house.shelf.settle(number);
-        *self.place() = Place::Loaded { engine, seat: number };
-        Ok(())
+        Ok(Place::Loaded { engine, seat: number })
     }
 
     /// Takes it out of memory, unless it is pinned or has requests in flight; says whether it did.
@@ -198,7 +265,7 @@ impl Resident {
 
     /// The engine, kept from being unloaded; or the load that will bring it, begun if need be.
     fn find(&self) -> Found {
-        let mut place = self.place();
+        let place = self.place();
         match &*place {
             Place::Loaded { engine, .. } if engine.status().ready || self.usage.pinned.load(Ordering::Relaxed) => {
                 return Found::Engine(Arc::clone(engine), self.house.shelf.begin(&self.usage));
@@ -207,24 +274,17 @@ impl Resident {
             Place::Failed { until, why } if Instant::now() < *until => return Found::Failed(why.clone()),
             Place::Loaded { .. } | Place::Unloaded | Place::Failed { .. } => {}
         }
-        let (done, loading) = watch::channel(false);
-        *place = Place::Loading(loading.clone());
-        drop(place);
+        let (underway, loading) = self.claim(place);
         if let Some(me) = self.me.upgrade() {
-            self.house.tasks.spawn(me.load_on_demand(done));
+            self.house.tasks.spawn(me.load_on_demand(underway));
         }
         Found::Loading(loading)
     }
 
-    async fn load_on_demand(self: Arc<Self>, done: watch::Sender<bool>) {
+    async fn load_on_demand(self: Arc<Self>, underway: Underway) {
         let terms = self.house.shelf.terms();
-        match Arc::clone(&self).load(terms).await {
-            Ok(()) => {}
-            Err(NotLoaded::NoRoom(_)) => *self.place() = Place::Unloaded,
-            Err(NotLoaded::Failed(why)) => *self.place() = Place::Failed { until: Instant::now() + PAUSE, why },
-        }
-        // Nobody may wait any more.
-        let _ = done.send(true);
+        // The place tells those who wait.
+        let _ = self.run(underway, terms).await;
     }
 
     async fn begin(&self, call: Call) -> Result<Completion> {
@@ -233,17 +293,16 @@ impl Resident {
         loop {
             match self.find() {
                 Found::Engine(engine, using) => return answer(&engine, using, call).await,
-                Found::Failed(why) => {
-                    let message = format!("{} could not be loaded: {why}", call.model);
-                    return Err(unavailable(message).code("model_not_loaded").retry(Retry::After(PAUSE)));
-                }
-                Found::Loading(mut loading) => {
-                    if timeout_at(deadline, loading.wait_for(|done| *done)).await.is_err() {
+                Found::Failed(why) => return Err(not_loaded(&call.model, &why)),
+                Found::Loading(mut loading) => match timeout_at(deadline, loading.wait_for(|done| *done)).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(_)) => return Err(not_loaded(&call.model, UNEXPECTED)),
+                    Err(_) => {
                         let message =
                             format!("{} is still being loaded after {} s; try again", call.model, wait.as_secs());
                         return Err(unavailable(message).code("model_loading").retry(Retry::After(COME_AGAIN)));
                     }
-                }
+                },
             }
         }
     }
@@ -273,6 +332,11 @@ async fn answer(engine: &Arc<dyn Backend>, using: Using, call: Call) -> Result<C
     Ok(Completion { deltas: deltas.boxed(), ..completion })
 }
 
+fn not_loaded(model: &ModelId, why: &str) -> Error {
+    let message = format!("{model} could not be loaded: {why}");
+    unavailable(message).code("model_not_loaded").retry(Retry::After(PAUSE))
+}
+
 fn unavailable(message: String) -> Error {
     Error::new(Kind::Unavailable, Origin::Local, message)
 }
@@ -284,7 +348,14 @@ impl Backend for Resident {
 
     fn status(&self) -> Status {
         let state = match &*self.place() {
-            Place::Loaded { engine, .. } => return engine.status(),
+            Place::Loaded { engine, .. } => {
+                let status = engine.status();
+                if status.ready || self.usage.pinned.load(Ordering::Relaxed) {
+                    return status;
+                }
+                // Its engine has ended: the next request loads it anew.
+                State::Unloaded
+            }
             Place::Loading(_) => State::Loading,
             Place::Unloaded | Place::Failed { .. } => State::Unloaded,
         };
