@@ -53,7 +53,7 @@ pub(super) async fn build(
         load_wait: checked.load_wait,
         tasks: audits.tasks().clone(),
     };
-    let host = Host::open(models, terms, previous.map(|snapshot| &snapshot.host)).await.map_err(|errors| {
+    let host = Host::prepare(models, terms, previous.map(|snapshot| &snapshot.host)).await.map_err(|errors| {
         let problem = |error: LoadError| Problem { place: checked.place.clone(), message: error.to_string() };
         errors.into_iter().map(problem).collect::<Vec<_>>()
     })?;
@@ -77,6 +77,7 @@ pub(super) async fn build(
     }
     let audits = audits.bind(virtuals.values())?;
     bodies::carry_over(&mut checked.limits, previous.map(Snapshot::limits));
+    host.adopt();
     Ok(Snapshot {
         generation,
         built: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::load::{Budget, loader};
 use super::memory::{Need, available_bytes};
 use super::resident::{House, NotLoaded, Resident};
-use super::shelf::{self, Shelf};
+use super::shelf::{self, Adapters, Shelf, Usage};
 use super::survey::Survey;
 use super::tally::Tally;
 use crate::backend::{Backend, Figures};
@@ -167,6 +167,8 @@ pub struct Host {
     house: House,
     budget: Budget,
     engine_threads: usize,
+    /// What is not in force yet.
+    change: Mutex<Option<Change>>,
 }
 
 impl Host {
@@ -182,6 +184,18 @@ impl Host {
         terms: Terms,
         previous: Option<&Host>,
     ) -> Result<Host, Vec<LoadError>> {
+        let host = Host::prepare(configs, terms, previous).await?;
+        host.adopt();
+        Ok(host)
+    }
+
+    /// As [`Host::open`], but the earlier host's bounds and pins hold until [`Host::adopt`]; dropped
+    /// before, it leaves them as they were.
+    pub async fn prepare(
+        configs: Vec<ModelConfig>,
+        terms: Terms,
+        previous: Option<&Host>,
+    ) -> Result<Host, Vec<LoadError>> {
         let engine_threads = previous.map_or(terms.engine_threads, |host| host.engine_threads);
         let budget = previous.map_or_else(|| Budget::new(engine_threads), |host| host.budget.clone());
         let bounds = shelf::Terms { budget: terms.memory, load_wait: terms.load_wait };
@@ -193,8 +207,16 @@ impl Host {
             },
             |host| host.house.clone(),
         );
-        let models = fill(configs, bounds, &house, previous.map(|host| &host.models)).await?;
-        Ok(Host { models, house, budget, engine_threads })
+        let (models, change) = fill(configs, bounds, &house, previous.map(|host| &host.models)).await?;
+        Ok(Host { models, house, budget, engine_threads, change: Mutex::new(Some(change)) })
+    }
+
+    /// Puts its bounds and pins in force.
+    pub fn adopt(&self) {
+        let change = self.change.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(change) = change {
+            change.keep();
+        }
     }
 
     /// The model's engine, as a backend.
@@ -222,19 +244,64 @@ impl Host {
 
 type Models = BTreeMap<ModelId, Arc<Resident>>;
 
-/// Every model of a configuration in its place, or every problem; only then the bounds are in force.
+/// What a configuration changes of what the running one shares with it: undone when it is dropped
+/// before it is kept.
+#[derive(Debug)]
+struct Change {
+    shelf: Arc<Shelf>,
+    bounds: shelf::Terms,
+    /// What was expected before; `None`: kept.
+    adapters: Option<Adapters>,
+    /// Models that the running configuration does not pin, and this one does.
+    raised: Vec<Arc<Usage>>,
+    /// Whether each model is pinned from now on.
+    pins: Vec<(Arc<Usage>, bool)>,
+}
+
+impl Change {
+    /// Pins at once what is carried over and must stay, so that no load takes its room.
+    fn begin(house: &House, bounds: shelf::Terms, configs: &[ModelConfig], carried: &Models) -> Change {
+        let is_pinned = |id: &ModelId| configs.iter().any(|config| config.id == *id && config.residency.is_pinned());
+        let stay = carried.iter().filter(|(id, _)| is_pinned(id)).map(|(_, resident)| resident.usage());
+        let raised = stay.filter(|usage| !usage.pinned.swap(true, Ordering::Relaxed)).cloned().collect();
+        let adapters = Some(house.shelf.expect_adapters(configs.iter()));
+        Change { shelf: Arc::clone(&house.shelf), bounds, adapters, raised, pins: Vec::new() }
+    }
+
+    fn keep(mut self) {
+        self.shelf.adopt(self.bounds);
+        for (usage, pinned) in &self.pins {
+            usage.pinned.store(*pinned, Ordering::Relaxed);
+        }
+        self.raised.clear();
+        self.adapters = None;
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        for usage in &self.raised {
+            usage.pinned.store(false, Ordering::Relaxed);
+        }
+        if let Some(adapters) = self.adapters.take() {
+            self.shelf.restore_adapters(adapters);
+        }
+    }
+}
+
+/// Every model of a configuration in its place, or every problem; the change is not in force yet.
 async fn fill(
     configs: Vec<ModelConfig>,
     bounds: shelf::Terms,
     house: &House,
     previous: Option<&Models>,
-) -> Result<Models, Vec<LoadError>> {
-    house.shelf.expect_adapters(configs.iter());
+) -> Result<(Models, Change), Vec<LoadError>> {
+    let mut carried = previous.map(|models| carry(models, &configs)).unwrap_or_default();
+    let mut change = Change::begin(house, bounds, &configs, &carried);
     let wanted: BTreeMap<ModelId, bool> =
         configs.iter().map(|config| (config.id.clone(), config.residency.is_pinned())).collect();
-    let mut carried = previous.map(|models| carry(models, &configs)).unwrap_or_default();
     let loads = configs.into_iter().map(|config| {
-        let id = config.id.clone();
+        let (id, pinned) = (config.id.clone(), config.residency.is_pinned());
         let known = carried.remove(&id);
         let tally = previous.and_then(|models| Some(Arc::clone(models.get(&id)?.tally())));
         async move {
@@ -243,7 +310,7 @@ async fn fill(
                 None => look(config, house, tally.unwrap_or_default()).await,
             };
             let placed = match resident {
-                Ok(resident) if wanted_now(&resident) => load(resident, bounds).await,
+                Ok(resident) if pinned => load(resident, bounds).await,
                 looked => looked,
             };
             placed.map(|resident| (id.clone(), resident)).map_err(|message| LoadError { model: id, message })
@@ -259,17 +326,9 @@ async fn fill(
     if !errors.is_empty() {
         return Err(errors);
     }
-    house.shelf.adopt(bounds);
-    for (id, resident) in &models {
-        let pinned = wanted.get(id).copied().unwrap_or(false);
-        resident.usage().pinned.store(pinned, Ordering::Relaxed);
-    }
-    Ok(models)
-}
-
-/// Whether a model must be loaded before its host is open.
-fn wanted_now(resident: &Resident) -> bool {
-    resident.config().residency.is_pinned() && !resident.is_loaded()
+    let pins = models.iter().map(|(id, resident)| (Arc::clone(resident.usage()), wanted.get(id) == Some(&true)));
+    change.pins = pins.collect();
+    Ok((models, change))
 }
 
 /// Looks at a model's files.
@@ -291,7 +350,7 @@ async fn load(resident: Arc<Resident>, bounds: shelf::Terms) -> Result<Arc<Resid
 /// under a new one where its own is gone.
 fn carry(before: &Models, configs: &[ModelConfig]) -> Models {
     let fits = |resident: &Arc<Resident>, config: &ModelConfig| {
-        let is_over = config.residency.is_pinned() && !resident.is_loaded();
+        let is_over = config.residency.is_pinned() && resident.is_over();
         resident.config().makes_the_same_engine(config) && !is_over
     };
     let mut free: Models =

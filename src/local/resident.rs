@@ -175,11 +175,6 @@ impl Resident {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it answers at once.
-    pub(super) fn is_loaded(&self) -> bool {
-        matches!(&*self.place(), Place::Loaded { engine, .. } if engine.status().ready)
-    }
-
     /// Whether it was loaded and its engine has ended since.
     pub(super) fn is_over(&self) -> bool {
         matches!(&*self.place(), Place::Loaded { engine, .. } if !engine.status().ready)

@@ -26,6 +26,9 @@ use crate::request::ModelId;
 /// A file as it was when it was looked at.
 pub(super) type Stamped = (PathBuf, Option<SystemTime>);
 
+/// Adapters that are wanted for files.
+pub(super) type Adapters = Vec<(PathBuf, Stamped)>;
+
 /// What bounds loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Terms {
@@ -49,7 +52,7 @@ struct Entries {
     held: BTreeMap<u64, Entry>,
     weights: Vec<Weak<Weights>>,
     /// Adapters that the configuration wants for a file.
-    adapters: Vec<(PathBuf, Stamped)>,
+    adapters: Adapters,
 }
 
 #[derive(Debug)]
@@ -147,10 +150,16 @@ impl Shelf {
         self.entries().terms = terms;
     }
 
-    /// The adapters that will be loaded with each file.
-    pub(super) fn expect_adapters<'a>(&self, configs: impl Iterator<Item = &'a ModelConfig>) {
+    /// The adapters that will be loaded with each file; gives those that were expected before.
+    pub(super) fn expect_adapters<'a>(&self, configs: impl Iterator<Item = &'a ModelConfig>) -> Adapters {
         let of = |config: &ModelConfig| Some((real(&config.file), stamped_adapter(config)?));
-        self.entries().adapters = configs.filter_map(of).collect();
+        let adapters = configs.filter_map(of).collect();
+        std::mem::replace(&mut self.entries().adapters, adapters)
+    }
+
+    /// Expects what was expected before.
+    pub(super) fn restore_adapters(&self, adapters: Adapters) {
+        self.entries().adapters = adapters;
     }
 
     /// Notes the beginning of a request.

@@ -107,6 +107,17 @@ async fn in_a_cascade_the_candidate_is_kept_without_a_promise_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_candidate_that_fails_in_the_last_stage_of_a_cascade_is_followed_by_the_current_model() {
+    let plan = || Plan::Cascade { stages: vec![stage(LOCAL, None)], on_failure: OnFailure::Error, pin: None };
+    let (old, new) = (says("old", &[-0.1]), failing(Error::internal("no weights")));
+    let told = trying(&old, &new, &large(), terms(1.0, 0.0)).house.ask(plan()).await;
+    assert_eq!((told.text(), told.receipt.served_by.clone()), ("old", Some(ModelId::new(LOCAL))));
+    let new = says("new", &[-9.0]);
+    let told = trying(&old, &new, &large(), terms(1.0, 0.0)).house.ask(plan()).await;
+    assert_eq!(told.text(), "new", "kept without a gate");
+}
+
+#[tokio::test(start_paused = true)]
 async fn both_are_compared_off_the_path_on_what_they_say_how_fast_and_how_surely() {
     let old = fake([say("4", &[-0.1, -0.1]), Step::Wait(SOON), say("", &[-0.1]), end(10, 3)]);
     let slow = fake([say("5", &[-0.5, -0.1]), Step::Wait(5 * SOON), say("", &[-0.1]), end(10, 3)]);

@@ -12,10 +12,19 @@ use crate::request::{ClientBody, ModelId, TenantId, Text};
 
 const MIB: u64 = 1 << 20;
 
-/// Loads take two seconds; those of files named `broken` fail.
+/// Loads take two seconds; those of files named `broken` fail, of those named `panics` it dies.
 #[derive(Debug, Default)]
 struct Scripted {
     loads: AtomicUsize,
+    last: Mutex<Option<Weak<Engine>>>,
+}
+
+impl Scripted {
+    /// The thread of the engine that was loaded last ends.
+    fn end_last(&self) {
+        let last = self.last.lock().unwrap().as_ref().and_then(Weak::upgrade).unwrap();
+        last.fake.set_status(Status { ready: false, ..Status::default() });
+    }
 }
 
 /// An engine that answers for three seconds, and gives its seat back when dropped.
@@ -42,13 +51,17 @@ impl Backend for Engine {
 impl Loader for Arc<Scripted> {
     fn load(&self, order: Order) -> BoxFuture<'static, std::result::Result<Arc<dyn Backend>, String>> {
         self.loads.fetch_add(1, Ordering::Relaxed);
+        let scripted = Arc::clone(self);
         async move {
             tokio::time::sleep(Duration::from_secs(2)).await;
             if order.config.file.ends_with("broken") {
                 return Err("broken: it fails its test prompt".to_owned());
             }
+            assert!(!order.config.file.ends_with("panics"), "the load dies");
             let answer = [fake::say("yes", &[-0.1]), fake::Step::Wait(Duration::from_secs(3)), fake::end(1, 1)];
-            Ok(Arc::new(Engine { fake: Fake::new(answer), _seat: order.seat }) as Arc<dyn Backend>)
+            let engine = Arc::new(Engine { fake: Fake::new(answer), _seat: order.seat });
+            *scripted.last.lock().unwrap() = Some(Arc::downgrade(&engine));
+            Ok(engine as Arc<dyn Backend>)
         }
         .boxed()
     }
@@ -236,4 +249,48 @@ async fn a_model_that_went_away_keeps_its_room_until_its_last_answer() {
     let other = town.on_demand("b", 20);
     let (rest, answered) = tokio::join!(running.deltas.count(), answer(&other));
     assert_eq!((rest, answered.unwrap()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_on_demand_whose_engine_ended_is_ready_and_loaded_anew() {
+    let town = Town::new(Some(40), 60);
+    let model = town.on_demand("a", 20);
+    answer(&model).await.unwrap();
+    town.loader.end_last();
+    assert_eq!((state(&model), model.status().ready, model.is_over()), (State::Unloaded, true, true));
+    assert_eq!(answer(&model).await.unwrap(), 2);
+    assert_eq!((town.loads(), state(&model)), (2, State::Warm));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_model_whose_engine_ended_is_not_ready() {
+    let town = Town::new(None, 60);
+    let model = town.model("a", 20, Residency::Pinned);
+    Arc::clone(&model).load(town.house.shelf.terms()).await.unwrap();
+    town.loader.end_last();
+    assert!(!model.status().ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_dies_is_a_load_that_failed() {
+    let town = Town::new(Some(40), 60);
+    let model = town.on_demand("panics", 20);
+    for _ in 0..2 {
+        let error = answer(&model).await.unwrap_err();
+        assert_eq!(error.detail().code, Some("model_not_loaded"));
+        assert!(error.detail().message.ends_with(UNEXPECTED), "{}", error.detail().message);
+    }
+    assert_eq!(town.loads(), 1);
+    answer(&town.on_demand("b", 20)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_during_a_load_and_a_load_during_a_request_wait_for_the_one_that_runs() {
+    let town = Town::new(None, 60);
+    let (a, b) = (town.model("a", 20, Residency::Pinned), town.on_demand("b", 20));
+    let terms = town.house.shelf.terms();
+    let (loaded, answered) = tokio::join!(Arc::clone(&a).load(terms), answer(&a));
+    assert_eq!((loaded, answered.unwrap(), town.loads()), (Ok(()), 2, 1));
+    let (answered, loaded) = tokio::join!(answer(&b), Arc::clone(&b).load(terms));
+    assert_eq!((loaded, answered.unwrap(), town.loads()), (Ok(()), 2, 2));
 }
