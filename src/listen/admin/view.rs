@@ -41,7 +41,6 @@ pub(super) fn metrics(asked: &Asked) -> Result<Response<Body>> {
     running.metrics.show_models(&snapshot.figures());
     running.metrics.show_promises(&snapshot.promises());
     running.metrics.show_canaries(&snapshot.canary_statuses());
-    running.metrics.show_changes(&running.control.change_counts());
     running.metrics.show_draining(asked.state.is_draining());
     let accept = asked.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let (page, media) = running.metrics.page(accept, &snapshot.statuses());
