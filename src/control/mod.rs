@@ -22,6 +22,7 @@ mod operate;
 mod overlay;
 mod propose;
 mod read;
+mod shown;
 mod snapshot;
 mod sources;
 mod telemetry;
@@ -44,7 +45,6 @@ use tokio_util::task::TaskTracker;
 use crate::backend::Backend;
 use crate::error::Problem;
 use crate::execute::Lasting;
-use crate::policy::Redactor;
 use crate::request::ModelId;
 use audits::Audits;
 use build::Given;
@@ -60,6 +60,7 @@ pub use history::{Cause, Generation, Refusal};
 pub use operate::{Action, CandidateReport, Denied, Lapsed, ModelReport, Operation};
 pub use overlay::Candidate;
 pub use propose::{Proposal, Proposed};
+pub use shown::ShownPolicy;
 pub use snapshot::Snapshot;
 pub use sources::{Changed, Source};
 use sources::{Reading, Sources};
@@ -453,10 +454,8 @@ impl Control {
     }
 
     /// Keeps the problems, without anything in them that looks like a secret.
-    fn refused(&self, mut problems: Vec<Problem>, cause: Cause) -> Vec<Problem> {
-        if let Ok(redactor) = Redactor::build() {
-            problems.iter_mut().for_each(|problem| problem.message = redactor.redact(&problem.message));
-        }
+    fn refused(&self, problems: Vec<Problem>, cause: Cause) -> Vec<Problem> {
+        let problems = shown::redacted_problems(problems);
         self.history().refused(Refusal { when: SystemTime::now(), cause, problems: problems.clone() });
         problems
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::check::{Checked, read_as};
 use super::checked::policy_cases;
+use super::shown::redacted_problems;
 use super::sources::Reading;
 use super::{Control, Snapshot};
 use crate::confidence::Subject;
@@ -39,7 +40,8 @@ impl Control {
     /// Checks policies as a reload would. Nothing that runs is changed.
     ///
     /// # Errors
-    /// Every problem, the proposed text's with its line.
+    /// Every problem, the proposed text's with its line. Nothing in them or in what was noted looks like a
+    /// secret.
     pub async fn propose(&self, proposals: Vec<Proposal>) -> Result<Proposed, Vec<Problem>> {
         let running = self.current();
         let (mut options, mut sources) = (self.options.clone(), (*self.history().sources()).clone());
@@ -59,7 +61,9 @@ impl Control {
         let reading = move || read_as(&options, &Reading::of(Arc::new(sources)));
         let checked = tokio::task::spawn_blocking(reading)
             .await
-            .map_err(|error| vec![Problem { place: "dry run".to_owned(), message: error.to_string() }])??;
+            .map_err(|error| vec![Problem { place: "dry run".to_owned(), message: error.to_string() }])
+            .flatten()
+            .map_err(redacted_problems)?;
         Ok(proposed(checked, &wanted, &running))
     }
 }
@@ -81,7 +85,7 @@ fn proposed(checked: Checked, wanted: &[(String, bool)], running: &Snapshot) -> 
         hear_alarms(&one.policy, running);
         policies.push((name.clone(), *known, Arc::new(one.policy)));
     }
-    Proposed { policies, notes, cases }
+    Proposed { policies, notes: redacted_problems(notes), cases: redacted_problems(cases) }
 }
 
 /// An alarm that stands against a certificate stands against it in the proposed policy too.

@@ -34,8 +34,10 @@ pub(super) enum Content {
     Key(Vec<u8>),
     /// A model.
     Model { bytes: u64, modified: SystemTime },
-    /// It was asked for and could not be read.
+    /// It was asked for and is not there.
     Absent,
+    /// It was asked for and could not be read, a text or a key.
+    Unreadable(io::ErrorKind),
 }
 
 impl Content {
@@ -45,15 +47,23 @@ impl Content {
             Content::Key(_) => "key",
             Content::Model { .. } => "model",
             Content::Absent => "absent",
+            Content::Unreadable(_) => "unreadable",
+        }
+    }
+
+    fn failed(error: &io::Error) -> Content {
+        match error.kind() {
+            io::ErrorKind::NotFound => Content::Absent,
+            kind => Content::Unreadable(kind),
         }
     }
 
     /// What the file holds now, read in the same way.
     fn now(&self, file: &Path) -> Content {
         match self {
-            Content::Key(_) => fs::read(file).map_or(Content::Absent, |bytes| Content::Key(hash(&bytes))),
+            Content::Key(_) => key(&fs::read_to_string(file)),
             Content::Model { .. } => model(file),
-            Content::Text(_) => fs::read_to_string(file).map_or(Content::Absent, |text| Content::Text(text.into())),
+            Content::Text(_) | Content::Unreadable(_) => text_of(&read_text(file)),
             // Whatever it is by now, it is not what it was.
             Content::Absent if file.is_file() => Content::Text("".into()),
             Content::Absent => Content::Absent,
@@ -61,8 +71,17 @@ impl Content {
     }
 }
 
-fn hash(bytes: &[u8]) -> Vec<u8> {
-    digest(&SHA256, bytes).as_ref().to_vec()
+fn text_of(read: &io::Result<Arc<str>>) -> Content {
+    read.as_ref().map_or_else(Content::failed, |text| Content::Text(Arc::clone(text)))
+}
+
+fn key(read: &io::Result<String>) -> Content {
+    let hash = |text: &String| digest(&SHA256, text.as_bytes()).as_ref().to_vec();
+    read.as_ref().map_or_else(Content::failed, |text| Content::Key(hash(text)))
+}
+
+fn read_text(file: &Path) -> io::Result<Arc<str>> {
+    fs::read_to_string(file).map(Arc::from)
 }
 
 fn model(file: &Path) -> Content {
@@ -80,7 +99,8 @@ pub(super) struct Sources(BTreeMap<PathBuf, Content>);
 pub struct Source {
     /// Its path, as the configuration leads to it.
     pub file: String,
-    /// `text`, `key`, `model`, or `absent`: it was asked for and could not be read.
+    /// `text`, `key`, `model`; `absent`: it was asked for and is not there; `unreadable`: it could not
+    /// be read.
     pub kind: &'static str,
     /// A text, without what looks like a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -187,7 +207,7 @@ fn text(content: Option<&Content>) -> Option<&str> {
     match content {
         Some(Content::Text(text)) => Some(text),
         None | Some(Content::Absent) => Some(""),
-        Some(Content::Key(_) | Content::Model { .. }) => None,
+        Some(Content::Key(_) | Content::Model { .. } | Content::Unreadable(_)) => None,
     }
 }
 
@@ -221,17 +241,17 @@ impl Reading {
         let read = match known {
             Some(Content::Text(text)) => Ok(text),
             Some(Content::Absent) => Err(io::ErrorKind::NotFound.into()),
-            _ => fs::read_to_string(file).map(Arc::from),
+            Some(Content::Unreadable(kind)) => Err(kind.into()),
+            Some(Content::Key(_) | Content::Model { .. }) | None => read_text(file),
         };
-        let content = read.as_ref().map_or(Content::Absent, |text| Content::Text(Arc::clone(text)));
-        self.see(file, content);
+        self.see(file, text_of(&read));
         read
     }
 
     /// The text of a file that holds a key: always that of the disk.
     pub(super) fn key(&self, file: &Path) -> io::Result<String> {
         let read = fs::read_to_string(file);
-        self.see(file, read.as_ref().map_or(Content::Absent, |text| Content::Key(hash(text.as_bytes()))));
+        self.see(file, key(&read));
         read
     }
 
@@ -341,5 +361,35 @@ mod tests {
         }
         fs::write(path("m.gguf"), "longer").unwrap();
         assert!(!sources.stands());
+    }
+
+    #[test]
+    fn what_cannot_be_read_stands_until_it_can_be_or_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["text", "key"] {
+            fs::write(path(name), [0xff]).unwrap();
+        }
+        fs::create_dir(path("folder")).unwrap();
+        let reading = Reading::default();
+        let text = |name: &str| reading.text(&path(name)).unwrap_err().kind();
+        assert_eq!(
+            [text("text"), text("text"), text("gone")],
+            [io::ErrorKind::InvalidData, io::ErrorKind::InvalidData, io::ErrorKind::NotFound]
+        );
+        assert_eq!(text("folder"), io::ErrorKind::IsADirectory);
+        reading.key(&path("key")).unwrap_err();
+        let sources = reading.sources();
+        let kinds: Vec<&str> = sources.shown(&redactor()).iter().map(|it| it.kind).collect();
+        assert_eq!(kinds, ["unreadable", "absent", "unreadable", "unreadable"], "by path");
+        assert!(sources.stands());
+        for name in ["text", "key"] {
+            fs::write(path(name), "now").unwrap();
+            assert!(!sources.stands(), "{name} can be read");
+            fs::remove_file(path(name)).unwrap();
+            assert!(!sources.stands(), "{name} is gone");
+            fs::write(path(name), [0xff]).unwrap();
+            assert!(sources.stands(), "{name}");
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! An event only says where to look: what counts is what the files hold, so that renames over a file,
 //! swaps of a linked folder and files deleted and made anew are all the same, and a touched file is
 //! none. Where the file system tells nothing, files are looked at every few seconds. Promises: what the
-//! disk held when it was last read never counts as changed, whatever runs. Used by `listen`.
+//! disk held when it was last read never counts as changed, whatever runs; between two changes told there
+//! is a pause, whatever came of the first. Used by `listen`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,22 +15,27 @@ use std::time::Duration;
 
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Control;
 use super::sources::Sources;
 
-/// How long files must be left alone, how long that is waited for at most, and how often they are
-/// looked at where nothing is told.
+/// How long files must be left alone, how long that is waited for at most, how often they are looked at
+/// where nothing is told, and how long nothing is told after a change.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
     quiet: Duration,
     most: Duration,
     poll: Duration,
+    apart: Duration,
 }
 
-const PACE: Pace =
-    Pace { quiet: Duration::from_millis(300), most: Duration::from_secs(2), poll: Duration::from_secs(5) };
+const PACE: Pace = Pace {
+    quiet: Duration::from_millis(300),
+    most: Duration::from_secs(2),
+    poll: Duration::from_secs(5),
+    apart: Duration::from_secs(1),
+};
 
 /// Watches the files of a [`Control`], those that a refused reload named among them.
 #[derive(Debug)]
@@ -39,6 +45,10 @@ pub struct Watch {
     events: Arc<Notify>,
     /// `None`: not yet.
     armed: Option<Armed>,
+    /// Whether the last call told of a change; what came of it is over at the next call.
+    told: bool,
+    /// Before that nothing is told.
+    earliest: Instant,
     pace: Pace,
 }
 
@@ -58,12 +68,18 @@ impl Watch {
     /// Watches from the first [`Watch::changed`] on.
     pub fn open(control: &Arc<Control>) -> Watch {
         let (control, disk) = (Arc::clone(control), control.disk.subscribe());
-        Watch { control, disk, events: Arc::default(), armed: None, pace: PACE }
+        let (armed, told, earliest) = (None, false, Instant::now());
+        Watch { control, disk, events: Arc::default(), armed, told, earliest, pace: PACE }
     }
 
     /// Waits until a file holds something else than when the disk was last read; for ever while the
-    /// configuration says `watch = false`. Dropping the future loses no change.
+    /// configuration says `watch = false`. A call that follows one that told waits a second first. Dropping
+    /// the future loses no change.
     pub async fn changed(&mut self) {
+        if std::mem::take(&mut self.told) {
+            self.earliest = Instant::now() + self.pace.apart;
+        }
+        sleep_until(self.earliest).await;
         loop {
             let fresh = self.arm().await;
             if !fresh {
@@ -77,6 +93,7 @@ impl Watch {
                 }
             }
             if self.control.current().watches() && (fresh || self.touched()) && !self.stands().await {
+                self.told = true;
                 return;
             }
         }

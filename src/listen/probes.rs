@@ -66,8 +66,8 @@ fn checks(state: &State) -> Vec<Check> {
             checks.push(Check { ok: true, says: format!("config ok: generation {}", snapshot.generation()) });
             let stopped = snapshot.stopped();
             let local = snapshot.statuses().into_iter().filter(|(model, _)| model.is_local());
-            checks.extend(local.map(|(model, _)| match stopped.iter().any(|name| name == model.as_str()) {
-                false => Check { ok: true, says: format!("model {model} warm") },
+            checks.extend(local.map(|(model, status)| match stopped.iter().any(|name| name == model.as_str()) {
+                false => Check { ok: true, says: format!("model {model} {}", status.state.name()) },
                 true => {
                     let says = format!("model {model} not running; a reload (SIGHUP) starts what has ended");
                     Check { ok: false, says }
@@ -84,8 +84,14 @@ fn checks(state: &State) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::running;
+    use std::sync::Arc;
+
+    use super::super::tests::{running, running_by};
     use super::*;
+    use crate::backend::fake::Fake;
+    use crate::backend::{Backend, State as Model, Status};
+    use crate::control::Options;
+    use crate::request::ModelId;
 
     #[tokio::test]
     async fn readiness_names_the_first_check_that_fails_and_all_of_them_if_asked() {
@@ -102,6 +108,25 @@ mod tests {
         assert_eq!(ready(&state, Some("exclude=verbose")), (true, "ok\n".to_owned()));
         state.drain();
         assert_eq!(ready(&state, None), (false, "draining\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn a_model_that_its_first_request_loads_is_said_to_be_unloaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("weir.toml");
+        std::fs::write(&config, "[[model]]\nname = \"small\"\nfile = \"m.gguf\"\n").unwrap();
+        std::fs::write(folder.path().join("m.gguf"), "abc").unwrap();
+        let fake = Arc::new(Fake::new([]));
+        let stand_in: Arc<dyn Backend> = fake.clone();
+        let stand_ins = [(ModelId::new("local/small"), stand_in)].into();
+        let options = Options { config: Some(config), stand_ins, ..Options::default() };
+        let state = State::default();
+        state.started(running_by(options).await);
+        for (model, name) in [(Model::Unloaded, "unloaded"), (Model::Warm, "warm")] {
+            fake.set_status(Status { ready: true, state: model, ..Status::default() });
+            let page = ready(&state, Some("verbose")).1;
+            assert!(page.contains(&format!("[+]model local/small {name}\n")), "{page}");
+        }
     }
 
     #[tokio::test]

@@ -24,7 +24,11 @@ pub(super) async fn running() -> Running {
     let config = folder.path().join("weir.toml");
     let upstream = "[[upstream]]\nname = \"up\"\nendpoints = [\"http://127.0.0.1:9/v1\"]\nmodels = [\"m\"]\n";
     std::fs::write(&config, upstream).unwrap();
-    let options = Options { config: Some(config), ..Options::default() };
+    running_by(Options { config: Some(config), ..Options::default() }).await
+}
+
+/// What serves by these.
+pub(super) async fn running_by(options: Options) -> Running {
     let checked = control::read(&options).unwrap();
     let control = Arc::new(Control::open(options, checked).await.unwrap());
     let metrics = Arc::new(Metrics::open(None).unwrap());

@@ -47,6 +47,7 @@ impl Names {
 /// Names to be looked up, and the series of each model.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    generation: u64,
     asked: HashSet<String>,
     policies: BTreeSet<String>,
     series: HashMap<String, Arc<Series>>,
@@ -60,11 +61,16 @@ impl Known {
             (label.to_owned(), Arc::new(Series::of(families, label)))
         };
         Known {
+            generation: names.generation,
             asked: names.asked.into_iter().collect(),
             policies: names.policies,
             series: names.targets.into_iter().map(series).collect(),
             addresses: names.addresses.into_iter().map(|(name, host, port)| (name, (host, port))).collect(),
         }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     pub(super) fn asked(&self, name: &str) -> &str {

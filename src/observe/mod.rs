@@ -152,12 +152,16 @@ impl Metrics {
         self.capture.iter().for_each(CaptureLog::close);
     }
 
-    /// Takes over the names of a configuration; what was counted under others is gone.
+    /// Takes over the names of a configuration; what was counted under others is gone. One that is older
+    /// than what was taken over already changes nothing.
     pub fn adopt(&self, names: Names) {
         let generation = names.generation.try_into().unwrap_or(i64::MAX);
-        let new = Arc::new(Known::of(names, &self.families));
         // Whoever records holds this lock, so that no series of an old name comes back.
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if names.generation < known.generation() {
+            return;
+        }
+        let new = Arc::new(Known::of(names, &self.families));
         labels::prune(&self.families, |label, value| new.keeps(label, value));
         self.exemplars.keep(|model| new.keeps("model", model));
         *known = new;

@@ -17,6 +17,11 @@ fn policy(model: &str) -> String {
     format!("name = \"p\"\n[[rule]]\nname = \"r\"\nthen = {{ serve = \"up/{model}\" }}\n")
 }
 
+/// Nothing is told by looking, and a change at once.
+fn hurried() -> Pace {
+    Pace { quiet: Duration::from_millis(20), poll: Duration::from_secs(3600), apart: Duration::ZERO, ..PACE }
+}
+
 /// A configuration in a folder, and what watches it.
 struct Kept {
     folder: TempDir,
@@ -37,7 +42,7 @@ impl Kept {
         let checked = read(&options).unwrap();
         let control = Arc::new(Control::open(options, checked).await.unwrap());
         let watch = Watch::open(&control);
-        let pace = Pace { quiet: Duration::from_millis(20), poll: Duration::from_secs(3600), ..PACE };
+        let pace = hurried();
         let mut kept = Kept { folder, control, watch: Watch { pace, ..watch } };
         kept.rests().await;
         kept
@@ -129,7 +134,7 @@ async fn a_folder_of_links_that_is_swapped_is_applied_as_one_change() {
     let options = Options { config: Some(root.join("weir.toml")), ..Options::default() };
     let control = Arc::new(Control::open(options.clone(), read(&options).unwrap()).await.unwrap());
     let watch = Watch::open(&control);
-    let pace = Pace { quiet: Duration::from_millis(20), poll: Duration::from_secs(3600), ..PACE };
+    let pace = hurried();
     let own = tempfile::tempdir().unwrap();
     let mut kept = Kept { folder: own, control, watch: Watch { pace, ..watch } };
     kept.rests().await;
@@ -197,4 +202,37 @@ async fn a_file_that_never_rests_is_applied_all_the_same() {
     kept.watch.pace = Pace { quiet: Duration::from_secs(3600), most: Duration::from_millis(50), ..kept.watch.pace };
     fs::write(kept.path("p.toml"), policy("n")).unwrap();
     assert_eq!(kept.applies().await, ["p.toml"]);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_refused_once_and_mending_it_applies() {
+    let mut kept = Kept::of("").await;
+    fs::write(kept.path("key"), "k".repeat(40)).unwrap();
+    let keyed = format!("admin_token = {{ file = \"key\" }}\n{UPSTREAM}{VIRTUAL}");
+    fs::write(kept.path("weir.toml"), keyed).unwrap();
+    kept.applies().await;
+    for (name, mended) in [("p.toml", policy("n")), ("key", "l".repeat(40))] {
+        fs::write(kept.path(name), [0xff]).unwrap();
+        timeout(Duration::from_secs(60), kept.watch.changed()).await.expect("no change was seen");
+        assert!(kept.control.reload(Cause::Files).await.is_err(), "{name}");
+        kept.rests().await;
+        fs::write(kept.path(name), mended).unwrap();
+        assert_eq!(kept.applies().await, [name]);
+    }
+}
+
+/// As where a check ends in a panic: what the disk held when it was last read stays what it was.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_nothing_comes_of_is_told_again_but_never_twice_in_a_second() {
+    let mut kept = Kept::of("").await;
+    kept.watch.pace = PACE;
+    fs::write(kept.path("p.toml"), policy("n")).unwrap();
+    kept.watch.changed().await;
+    for _ in 0..3 {
+        let disk = kept.control.disk.borrow().clone();
+        kept.control.disk.send_replace(disk);
+        let told = Instant::now();
+        kept.watch.changed().await;
+        assert!(told.elapsed() >= Duration::from_secs(1), "{:?}", told.elapsed());
+    }
 }

@@ -54,24 +54,14 @@ fn models(snapshot: &Snapshot) -> Vec<Value> {
     told.collect()
 }
 
-/// `GET /admin/policies`: each virtual model's policy, its text as it was read, its rules in words.
+/// `GET /admin/policies`: each virtual model's policy, its text as it was read, its rules in words;
+/// without what looks like a secret.
 pub(super) fn policies(asked: &Asked) -> Result<Response<Body>> {
     let snapshot = asked.running()?.control.current();
-    let policies = snapshot.virtuals().into_iter().map(|(model, policy)| {
-        let notes: Vec<String> = policy.notes().iter().map(ToString::to_string).collect();
-        json!({
-            "model": model.as_str(),
-            "policy": policy.name(),
-            "place": policy.place(),
-            "text": policy.source(),
-            "rules": policy.outline(),
-            "notes": notes,
-        })
-    });
     let names: Vec<String> = snapshot.entries().into_iter().map(|entry| entry.id).collect();
     compact(&json!({
         "generation": snapshot.generation(),
-        "policies": policies.collect::<Vec<_>>(),
+        "policies": snapshot.shown_policies().map_err(Error::internal)?,
         "models": names,
         "headers": snapshot.limits().policy_headers,
     }))

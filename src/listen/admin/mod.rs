@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request, Response};
@@ -160,7 +161,10 @@ async fn answer(state: &Arc<State>, peer: SocketAddr, request: Request<Incoming>
             Audience::All => String::new(),
             Audience::Operators => door::admit(state, &head, peer)?,
         };
-        let body = page::read(&head, body).await?;
+        let body = match page.method {
+            Method::POST => page::read(&head, body).await?,
+            _ => Bytes::new(),
+        };
         let query = head.uri.query().unwrap_or_default().to_owned();
         let headers = head.headers;
         (page.answer)(Asked { state: Arc::clone(state), who, rest, query, headers, body }).await

@@ -33,6 +33,15 @@ async fn probes_are_answered_before_anything_runs_and_nothing_else_is() {
     assert!(status.contains("503") && body.contains("starting"), "{status} {body}");
 }
 
+/// No byte of it comes, and it is longer than any body that would be read.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_only_shows_waits_for_no_body() {
+    for body in ["content-length: 2000000", "transfer-encoding: chunked"] {
+        let (status, told) = ask(&format!("GET /livez HTTP/1.1\r\n{body}")).await;
+        assert_eq!((status.as_str(), told.as_str()), ("HTTP/1.1 200 OK", "ok\n"), "{body}");
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_page_or_method_says_what_is_right() {
     let (status, body) = ask("GET /admin/audits/reset HTTP/1.1").await;

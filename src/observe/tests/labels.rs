@@ -68,6 +68,16 @@ async fn names_that_are_gone_from_the_configuration_are_gone_from_the_page() {
 }
 
 #[test]
+fn names_of_an_older_generation_that_come_late_change_nothing() {
+    let metrics = metrics();
+    let older = Names { generation: 2, targets: vec![ModelId::new("local/gone")], ..Names::default() };
+    let before = metrics.render(&[]);
+    metrics.adopt(older);
+    assert_eq!(metrics.render(&[]), before);
+    assert!(before.contains("weir_generation 3") && before.contains(UP), "{before}");
+}
+
+#[test]
 fn a_name_that_stays_keeps_its_counts() {
     let metrics = metrics();
     let meter = Meter::open(metrics.clone(), Arc::new(Prices::default()));
