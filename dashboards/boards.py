@@ -92,7 +92,8 @@ OVERVIEW = {
                   (f"sum(rate(weir_avoided_cost_usd_total{{@}}{RATE})) / (sum(rate(weir_avoided_cost_usd_total{{@}}{RATE})) + "
                    f"sum(rate(weir_cost_usd_total{{@}}{RATE}))) {NOTHING}", "saved"), max=1),
             lines("Budget left", "currencyUSD", "Of budgets that policies hold (value, usd_per_hour), with what was saved up.",
-                  ("min by (policy, tenant) (weir_budget_left_usd{@p})", "{{policy}} {{tenant}}"), min=None),
+                  ("min by (policy, tenant) (weir_budget_left_usd{@p})", "{{policy}} {{tenant}}"),
+                  ("max by (policy, tenant) (weir_budget_spent_usd{@p})", "{{policy}} {{tenant}} spent"), min=None),
             shape("bargauge", "Spent by model", "currencyUSD", "In the time shown.",
                   ("sort_desc(sum by (model) (increase(weir_cost_usd_total{@m}[$__range])))", "{{model}}"), min=0),
         ]),

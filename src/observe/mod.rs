@@ -299,11 +299,13 @@ impl Metrics {
         let budgets = pacers.iter().flat_map(|pacers| pacers.stand());
         self.families.pacer_spent.reset();
         self.families.pacer_lambda.reset();
+        self.families.budget_spent.reset();
         self.families.budget_left.reset();
         for budget in budgets.filter(|budget| known.keeps("policy", &budget.policy)) {
             let labels = [&*budget.policy, &*budget.tenant];
             self.families.pacer_lambda.with_label_values(&labels).set(budget.lambda);
             self.families.pacer_spent.with_label_values(&labels).inc_by(budget.own_usd.max(0.0));
+            self.families.budget_spent.with_label_values(&labels).set(budget.spent_usd);
             self.families.budget_left.with_label_values(&labels).set(budget.left_usd);
         }
     }

@@ -84,6 +84,8 @@ families! {
         "Quality that a dollar must bring for an answer to be escalated by value: 0 while the budget is not spent.";
     PACER_SPENT: "weir_pacer_spent_usd_total", ["policy", "tenant"],
         "Dollars that requests of this process spent of budgets held at a rate; tenant all: one budget for all.";
+    BUDGET_SPENT: "weir_budget_spent_usd", ["policy", "tenant"],
+        "Dollars spent of a budget held at a rate since it began, kept over restarts; falls where too much was counted.";
     BUDGET_LEFT: "weir_budget_left_usd", ["policy", "tenant"],
         "Dollars that a budget held at a rate has saved up; below 0: spent ahead of the rate.";
     CERTIFICATE_STATE: "weir_certificate_state", ["policy", "rule", "slice", "state"],

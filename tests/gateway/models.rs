@@ -102,7 +102,7 @@ impl Tried {
         self.model("local/small").await["file"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()
     }
 
-    async fn newest_change(&self) -> (String, String) {
+    fn newest_change(&self) -> (String, String) {
         let change = self.house.control.changes().remove(0);
         (change.what, change.outcome)
     }
@@ -124,7 +124,7 @@ async fn a_candidate_answers_the_tenants_and_the_share_that_it_is_given_and_is_n
     assert_eq!(served("key-b").await, "local/small");
     let all = json!({"model": "local/small", "file": "n.gguf", "share": 1, "shadow": 0});
     tried.done("canary", all).await;
-    assert_eq!(tried.newest_change().await, ("model_canary".to_owned(), "applied".to_owned()));
+    assert_eq!(tried.newest_change(), ("model_canary".to_owned(), "applied".to_owned()));
     assert_eq!(served("key-b").await, "local/small@canary");
     let headers = [("authorization", "Bearer key-a")];
     let asked = house.post("/v1/chat/completions", &headers, chat("local/small@canary")).await;
@@ -165,7 +165,7 @@ async fn what_a_promotion_would_leave_uncertified_is_told_and_must_be_accepted()
     assert_eq!(refused.body["uncertified"], json!([lapse]));
     assert!(refused.body["extra_spend"]["usd_per_hour"].is_number(), "{}", refused.body);
     assert_eq!((tried.house.control.current().generation(), tried.file().await), (before, "m.gguf".to_owned()));
-    assert_eq!(tried.newest_change().await, ("model_promote".to_owned(), "refused".to_owned()));
+    assert_eq!(tried.newest_change(), ("model_promote".to_owned(), "refused".to_owned()));
 
     tried.done("promote", json!({"model": "local/small", "accept_uncertified": true})).await;
     let model = tried.model("local/small").await;
@@ -253,7 +253,7 @@ async fn a_candidate_that_loses_its_trial_is_given_up_and_stays_out() {
     }
     soon(tried.house.running.trial_lost()).await;
     tried.house.running.give_up_lost().await;
-    assert_eq!(tried.newest_change().await, ("canary_rolled_back".to_owned(), "applied".to_owned()));
+    assert_eq!(tried.newest_change(), ("canary_rolled_back".to_owned(), "applied".to_owned()));
     let model = tried.model("local/small").await;
     assert!(model["canary"].is_null() && model["refused_canary"] == "n.gguf", "{model}");
     let page = ask(&tried.house, "GET", "/metrics", &Value::Null).await.body;

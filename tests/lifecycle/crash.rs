@@ -151,7 +151,7 @@ fn paced(folder: &Path) -> Process {
 /// Dollars spent of the budget, as the metrics tell.
 async fn spent(place: &Place) -> f64 {
     let page = place.probe("/metrics").await.1;
-    let line = page.lines().find(|line| line.starts_with("weir_pacer_spent_usd_total{"));
+    let line = page.lines().find(|line| line.starts_with("weir_budget_spent_usd{"));
     line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
