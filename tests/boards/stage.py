@@ -68,7 +68,7 @@ file = "capture.jsonl"
 # What this Weir may not know yet: it goes by the commented reference of every key.
 REFERENCE = (ROOT / "config" / "weir.toml").read_text()
 TELEMETRY = '\n[telemetry]\notlp = "{upstream}"\nprotocol = "http"\nsample = 1.0\n'
-CANARY = '\n[[model]]\nname = "local/tried"\nfile = "{model}"\ncontext = 256\ncanary = {{ file = "{model}", share = 0.5 }}\n'
+CANARY = '\n[[model]]\nname = "local/tried"\nfile = "{model}"\ncontext = 256\ncanary = {{ file = "{candidate}", share = 0.5, shadow = 1.0 }}\n'
 POLICIES = {
     "kept": 'cascade = ["local/small", "large/good"], accept = { max_error = 0.1, calibration = "facts.json", '
             'audit = { share = 1, by = "feedback" } }',
@@ -204,7 +204,9 @@ class Stage:
     def write_files(self):
         model = model_file()
         digest = hashlib.sha256(model.read_bytes()).hexdigest()
-        places = {"model": model, "upstream": f"http://127.0.0.1:{self.upstream.server_address[1]}"}
+        candidate = self.folder / "candidate.gguf"  # a file of its own, or it would be no candidate
+        candidate.symlink_to(model)
+        places = {"model": model, "candidate": candidate, "upstream": f"http://127.0.0.1:{self.upstream.server_address[1]}"}
         self.has_canary = re.search(r"^#? *canary *=", REFERENCE, re.MULTILINE) is not None
         optional = [TELEMETRY] * ("[telemetry]" in REFERENCE) + [CANARY] * self.has_canary
         config = "".join(part.format(**places) for part in [CONFIG, *optional])
