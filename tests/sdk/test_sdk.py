@@ -286,7 +286,7 @@ class Concurrency(Sdk):
         self.assertTrue(eventually(self.idle))
         stream = self.ask(SMALL, stream=True, **self.LONG)
         next(iter(stream))
-        self.assertGreater(metric("weir_slots", 'state="busy"'), 0)
+        self.assertTrue(eventually(lambda: metric("weir_slots", 'state="busy"') > 0))
         stream.close()
         self.assertTrue(eventually(self.idle))
 
