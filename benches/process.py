@@ -38,6 +38,12 @@ def answers(url: str) -> bool:
         return False
 
 
+def models_folder() -> Path:
+    """Where `make models` puts them."""
+    cache = os.environ.get("WEIR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weir"
+    return Path(os.environ.get("WEIR_MODELS") or Path(cache) / "models")
+
+
 class Server:
     """A process that serves, used with `with`: ready when entered, gone when left."""
 

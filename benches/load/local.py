@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from process import Failed, Server, free_address, machine  # noqa: E402
+from process import Failed, Server, free_address, machine, models_folder  # noqa: E402
 
 MODELS = {
     "smollm2-135m-instruct": "smollm2-135m-instruct-q4_1.gguf",
@@ -114,11 +114,6 @@ def ask(address: str, turn: int, at_once: int) -> Run:
         "first_token_ms": 1000 * median(first),
         "last_first_token_ms": 1000 * max(first),
     }
-
-
-def models_folder() -> Path:
-    cache = os.environ.get("WEIR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weir"
-    return Path(os.environ.get("WEIR_MODELS") or Path(cache) / "models")
 
 
 def start_weir(weir: Path, model: str, folder: Path, stack: ExitStack) -> str:

@@ -14,7 +14,6 @@ phase, latency with and without changes, and the process's memory before and aft
 import argparse
 import http.client
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from process import Failed, Server, free_address, machine  # noqa: E402
+from process import Failed, Server, free_address, machine, models_folder  # noqa: E402
 
 CLIENTS = 6
 CONFIG = """
@@ -103,12 +102,6 @@ def client(address: str, seen: Seen, number: int) -> None:
             line.close()
         seen.note(f"{model}{' stream' if stream else ''}", time.monotonic() - began, wrong, policy)
         time.sleep(0.02)
-
-
-def models() -> Path:
-    """Where `make models` puts them."""
-    cache = os.environ.get("WEIR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weir"
-    return Path(os.environ.get("WEIR_MODELS") or Path(cache) / "models")
 
 
 def ask(admin: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -218,7 +211,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weir", required=True)
     parser.add_argument("--mock", required=True)
-    parser.add_argument("--model", default=models() / "smollm2-135m-instruct-q4_1.gguf")
+    parser.add_argument("--model", default=models_folder() / "smollm2-135m-instruct-q4_1.gguf")
     parser.add_argument("--reloads", type=int, default=200)
     parser.add_argument("--broken", type=int, default=50)
     parser.add_argument("--swaps", type=int, default=20)

@@ -2,8 +2,8 @@
 //! way to the next.
 //!
 //! Runs as pingora's background service, on a runtime that lives as long as the process; the data
-//! port depends on it. The process ends with the last answer: 0 where every answer was complete, 1
-//! where one was cut off, because the limit was reached or a second signal came.
+//! port depends on it. The process ends with the last answer: 0 where every answer was handed to its
+//! connection whole, 1 where one was cut off, because the limit was reached or a second signal came.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
